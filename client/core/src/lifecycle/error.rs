@@ -1,0 +1,149 @@
+//! What a lifecycle manager refuses, and why.
+
+use mallorn_proto::id::{Generation, Token};
+
+/// A shuffle cannot be declared like this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// Numbers that make no sense.
+    #[error(
+        "a shuffle has 1 to {} partitions and, where it says, 1 to {} maps; asked for {partitions} and {maps:?}",
+        mallorn_proto::limits::PARTITIONS_MAX,
+        mallorn_proto::limits::MAPS_MAX
+    )]
+    Shape {
+        /// Partitions asked for.
+        partitions: u32,
+        /// Maps asked for.
+        maps: Option<u32>,
+    },
+    /// Declared before with another shape.
+    #[error("shuffle {shuffle} was registered with {partitions} partitions and {maps:?} maps")]
+    Differs {
+        /// The shuffle.
+        shuffle: u32,
+        /// Its partitions.
+        partitions: u32,
+        /// Its maps.
+        maps: Option<u32>,
+    },
+    /// Released before; numbers are not used again.
+    #[error("shuffle {shuffle} was released; register a new number")]
+    Released {
+        /// The shuffle.
+        shuffle: u32,
+    },
+    /// The application has too many shuffles.
+    #[error("the application has {} shuffles, the most that are allowed; release some", super::SHUFFLES_MAX)]
+    TooMany,
+}
+
+/// A shuffle, or a generation of it, is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// Never registered.
+    #[error("shuffle {shuffle} was never registered")]
+    Unknown {
+        /// The shuffle.
+        shuffle: u32,
+    },
+    /// Released.
+    #[error("shuffle {shuffle} was released")]
+    Released {
+        /// The shuffle.
+        shuffle: u32,
+    },
+    /// The generation is over.
+    #[error("generation {generation} of shuffle {shuffle} is over, the current one is {current}")]
+    Fenced {
+        /// The shuffle.
+        shuffle: u32,
+        /// The generation asked for.
+        generation: Generation,
+        /// The current one.
+        current: Generation,
+    },
+    /// A shuffle without a map count has one generation for life.
+    #[error("shuffle {shuffle} was registered without a map count: re-run the maps that a loss names instead")]
+    OneGeneration {
+        /// The shuffle.
+        shuffle: u32,
+    },
+    /// The application has used all its numbers on the wire.
+    #[error("the application has used 2^32 generations")]
+    TooManyGenerations,
+}
+
+/// An attempt cannot do this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttemptError {
+    /// The map is not one of the shuffle's.
+    #[error("map {map} is not one of the shuffle's {maps}")]
+    MapOutOfRange {
+        /// The map.
+        map: u32,
+        /// Maps of the shuffle.
+        maps: u32,
+    },
+    /// The same (map, attempt) was started by somebody else.
+    #[error("attempt {attempt} of map {map} was started by another process; use a new attempt number")]
+    Taken {
+        /// The map.
+        map: u32,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Never started, or with another nonce.
+    #[error("attempt {attempt} of map {map} was not started here")]
+    NotStarted {
+        /// The map.
+        map: u32,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Its lease is over, or its engine declared it failed.
+    #[error("attempt {attempt} of map {map} is dead (its lease ended or it was declared failed)")]
+    Dead {
+        /// The map.
+        map: u32,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// The stage is over: every map has a winner.
+    #[error("the stage has ended: every map has a winner")]
+    StageEnded,
+    /// Pages of an attempt's end must come in order.
+    #[error("page {page} of the attempt's end came where page {expected} was expected")]
+    PageOrder {
+        /// The page.
+        page: u32,
+        /// The page expected.
+        expected: u32,
+    },
+    /// A partition that the shuffle does not have, or that is named twice or out of order.
+    #[error("partition {partition} is out of range or out of order in the attempt's end")]
+    Partition {
+        /// The partition.
+        partition: u32,
+    },
+    /// More attempts than are kept.
+    #[error("the shuffle has {} attempts, the most that are allowed", super::attempts::ATTEMPTS_MAX)]
+    TooMany,
+}
+
+/// A set of tokens cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a token of this shuffle.
+    #[error("token {token:016x} is not one of this shuffle's", token = token.0)]
+    Unknown {
+        /// The token.
+        token: Token,
+    },
+    /// Two tokens of one map.
+    #[error("two tokens name map {map}: name one attempt of each map")]
+    SameMap {
+        /// The map.
+        map: u32,
+    },
+}

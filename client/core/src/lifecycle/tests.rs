@@ -1,0 +1,1 @@
+//! Scenarios of one lifecycle manager, and a property test against a small model.
