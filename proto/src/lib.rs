@@ -14,6 +14,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod range_set;
+pub mod reason;
 pub mod status;
 pub mod version;
 
@@ -23,6 +24,7 @@ pub mod v1 {
         missing_docs,
         unreachable_pub,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         clippy::disallowed_types,
         clippy::too_many_lines,
         reason = "generated code; the documentation is in the .proto files"

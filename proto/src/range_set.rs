@@ -106,9 +106,12 @@ impl RangeSet {
         self.runs.iter().cloned().flatten()
     }
 
-    /// The part of it within a range.
+    /// The part of it within a range; nothing where the range is empty or reversed.
     #[must_use]
     pub fn within(&self, range: &Range<u32>) -> Self {
+        if range.is_empty() {
+            return Self::new();
+        }
         let from = self.runs.partition_point(|run| run.end <= range.start);
         let meets = self.runs[from..].iter().take_while(|run| run.start < range.end);
         let runs = meets.map(|run| run.start.max(range.start)..run.end.min(range.end)).collect();
@@ -158,7 +161,15 @@ mod tests {
     fn touching_or_falling_runs_are_refused() {
         assert!(RangeSet::from_runs([0..2, 2..3]).is_err());
         assert!(RangeSet::from_runs([5..6, 1..2]).is_err());
-        assert!(RangeSet::from_runs([5..5]).is_err());
+        assert!(RangeSet::from_runs(std::iter::once(5..5)).is_err());
+    }
+
+    #[test]
+    fn nothing_is_within_an_empty_or_reversed_range() {
+        let set = RangeSet::from_iter(3..8);
+        for (start, end) in [(5, 5), (3, 3), (7, 4), (9, 0), (u32::MAX, 5)] {
+            assert_eq!(set.within(&(start..end)), RangeSet::new(), "{start}..{end}");
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn opaque() -> Golden {
     let each = [(BatchHeader { length: 7, ..header(4, &[]) }, RAW), (BatchHeader { length: 0, ..header(5, &[]) }, &[])];
     let encoded = each.iter().flat_map(|(header, data)| [&header.encode()[..], data].concat()).collect();
     let decode = move |bytes: &[u8]| {
-        let walked: Vec<_> = Batches::new(bytes).map(|step| step.unwrap()).collect();
+        let walked: Vec<_> = Batches::new(bytes).map(|step| step.expect("a whole batch")).collect();
         assert_eq!(walked.len(), each.len());
         for ((header, stored), (expected, data)) in walked.into_iter().zip(each) {
             assert_eq!((header, &stored[16..]), (expected, data));

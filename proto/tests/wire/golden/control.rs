@@ -1,5 +1,7 @@
 //! gRPC messages of each service.
 
+use std::fmt::Debug;
+
 use mallorn_proto::v1;
 use prost::Message;
 
@@ -12,7 +14,7 @@ pub(super) fn golden() -> Vec<Golden> {
     all
 }
 
-fn message<M: Message + Default + PartialEq + 'static>(name: &'static str, value: M) -> Golden {
+fn message<M: Message + Default + Debug + PartialEq + 'static>(name: &'static str, value: M) -> Golden {
     let encoded = value.encode_to_vec();
     let decode = move |bytes: &[u8]| assert_eq!(M::decode(bytes).as_ref(), Ok(&value), "{name}");
     Golden { name, encoded, decode: Box::new(decode) }
@@ -40,8 +42,8 @@ fn address() -> v1::WorkerAddress {
     }
 }
 
-fn location(epoch: u32) -> Option<v1::LocationId> {
-    Some(v1::LocationId { shuffle: 0x5152_5354, partition: 300, epoch })
+fn location(epoch: u32) -> v1::LocationId {
+    v1::LocationId { shuffle: 0x5152_5354, partition: 300, epoch }
 }
 
 fn ranges() -> Vec<v1::Range> {
@@ -138,7 +140,7 @@ fn worker() -> Vec<Golden> {
     use v1::reserved::Outcome as Reserved;
     use v1::sealed::Outcome as Sealed;
 
-    let locations = || vec![location(0).unwrap(), location(300).unwrap()];
+    let locations = || vec![location(0), location(300)];
     let reserved = [Reserved::Full, Reserved::Reserved, Reserved::Draining, Reserved::Closed];
     let sealed = [Sealed::Unknown, Sealed::Sealed, Sealed::Short, Sealed::Conflict];
     vec![
@@ -183,7 +185,11 @@ fn worker() -> Vec<Golden> {
                 cluster: cluster(),
                 application: application(),
                 worker: worker_id(),
-                locations: vec![v1::SealOne { location: location(1), seal: 0xd0d1_d2d3_d4d5_d6d7, length: 1 << 33 }],
+                locations: vec![v1::SealOne {
+                    location: Some(location(1)),
+                    seal: 0xd0d1_d2d3_d4d5_d6d7,
+                    length: 1 << 33,
+                }],
             },
         ),
         message(
@@ -247,7 +253,7 @@ fn lifecycle_of_shuffles() -> Vec<Golden> {
 fn lifecycle_of_attempts() -> Vec<Golden> {
     use v1::revived::Outcome;
 
-    let open = v1::OpenLocation { location: location(2), handle: 0xc0c1_c2c3_c4c5_c6c7, worker: 1 };
+    let open = v1::OpenLocation { location: Some(location(2)), handle: 0xc0c1_c2c3_c4c5_c6c7, worker: 1 };
     let revived = [Outcome::NoSpace, Outcome::Revived, Outcome::MapEnded, Outcome::StageEnded];
     vec![
         message(
@@ -298,7 +304,8 @@ fn lifecycle_of_attempts() -> Vec<Golden> {
 }
 
 fn lifecycle_of_reads() -> Vec<Golden> {
-    let sealed = v1::SealedLocation { location: location(2), seal: 0xd0d1_d2d3_d4d5_d6d7, length: 1 << 33, worker: 0 };
+    let sealed =
+        v1::SealedLocation { location: Some(location(2)), seal: 0xd0d1_d2d3_d4d5_d6d7, length: 1 << 33, worker: 0 };
     vec![
         message(
             "lifecycle_plan_read_request",

@@ -21,7 +21,7 @@ pub(super) fn golden() -> Vec<Golden> {
 }
 
 fn message(name: &'static str, value: Message) -> Golden {
-    let encoded = value.encode().unwrap();
+    let encoded = value.encode().expect("within its bounds");
     let decode = move |bytes: &[u8]| {
         let decoded = Message::decode(value.kind(), bytes, value.body_length());
         assert_eq!(decoded.as_ref(), Ok(&value), "{name}");
@@ -39,10 +39,10 @@ fn prefixes() -> Golden {
     let decode = move |bytes: &[u8]| {
         let decoded: Vec<Prefix> = bytes
             .chunks(FRAME_PREFIX_BYTES)
-            .map(|bytes| Prefix::decode(bytes, BODY_BYTES_MAX).unwrap().expect("nine bytes"))
+            .map(|bytes| Prefix::decode(bytes, BODY_BYTES_MAX).expect("within its bounds").expect("nine bytes"))
             .collect();
         assert_eq!(decoded, KINDS.map(prefix));
-        assert_eq!(decoded.iter().map(|prefix| Kind::from_wire(prefix.kind).unwrap()).collect::<Vec<_>>(), KINDS);
+        assert_eq!(decoded.iter().map(|prefix| Kind::from_wire(prefix.kind)).collect::<Vec<_>>(), KINDS.map(Ok));
     };
     Golden { name: "frame_prefixes", encoded, decode: Box::new(decode) }
 }

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
+type Decode = dyn Fn(&[u8]);
+
 /// A value and its file.
 pub(crate) struct Golden {
     /// The file's name without its ending.
@@ -19,7 +21,7 @@ pub(crate) struct Golden {
     /// What the value encodes to today.
     encoded: Vec<u8>,
     /// Panics when bytes do not decode to the value.
-    decode: Box<dyn Fn(&[u8])>,
+    decode: Box<Decode>,
 }
 
 fn all() -> Vec<Golden> {
