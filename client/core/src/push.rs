@@ -26,10 +26,10 @@ impl BatchSum {
         self.hash = self.hash.wrapping_add(batch_hash(map.0, batch.0, crc));
     }
 
-    /// Adds another sum.
+    /// Adds another sum. What another process claims may not fit: everything wraps, and two sums still compare.
     pub fn merge(&mut self, other: &Self) {
-        self.batches += other.batches;
-        self.bytes += other.bytes;
+        self.batches = self.batches.wrapping_add(other.batches);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
         self.hash = self.hash.wrapping_add(other.hash);
     }
 }

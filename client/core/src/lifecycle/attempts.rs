@@ -6,21 +6,24 @@
 //! | Live | Dead | lease over, or declared failed |
 //!
 //! A dead attempt can't end any more, and an ended one can't die: being declared failed has no effect on it.
-//! Memory: a map's winner and the run-length set of partitions it touched, and one sum per partition; nothing per
-//! (map, partition) pair.
+//!
+//! Memory: about 50 bytes for an attempt, 110 and the runs of the partitions that it touched (8 bytes each) for one whose
+//! data may be read, 24 for a partition's sum; nothing per (map, partition) pair but those runs. Time: what happens often
+//! is logarithmic, an expiry looks at live attempts only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mallorn_proto::id::{Attempt, MapId, Partition, Token};
+use mallorn_proto::limits::MAPS_MAX;
+use mallorn_proto::range_set::RangeSet;
 
 use super::error::{AttemptError, TokenError};
 use super::{GenerationState, Stage};
 use crate::push::BatchSum;
-use mallorn_proto::range_set::RangeSet;
 
-/// Most attempts that one generation keeps.
-pub(super) const ATTEMPTS_MAX: usize = 1 << 22;
+/// Most attempts that one generation keeps: each map may be tried twice, whatever the number of maps.
+pub(super) const ATTEMPTS_MAX: usize = 2 * MAPS_MAX as usize;
 
 /// One try at a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,19 +61,35 @@ pub struct Ended {
     pub token: Token,
     /// Whether its data counts.
     pub won: bool,
-    /// Whether the stage ended with it.
+    /// Whether the stage ended with this very call; a repeat answers `false`.
     pub stage_ended: bool,
 }
 
+/// A try that goes on.
 #[derive(Debug)]
-struct Kept {
+struct Live {
     nonce: u64,
-    state: State,
+    until: Duration,
+    pages: u32,
+    staged: Vec<(Partition, BatchSum)>,
 }
 
-#[derive(Debug)]
-enum State {
-    Live { until: Duration, pages: u32, staged: Vec<(Partition, BatchSum)> },
+/// A try that is over.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    nonce: u64,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Dead,
+    Ended { token: Token, won: bool },
+}
+
+/// An attempt that its caller has named rightly.
+enum Found<'a> {
+    Live(&'a mut Live),
     Dead,
     Ended { token: Token, won: bool },
 }
@@ -78,8 +97,9 @@ enum State {
 /// The attempts of one generation.
 #[derive(Debug)]
 pub(super) struct Attempts {
-    maps: Option<u32>,
-    kept: BTreeMap<AttemptName, Kept>,
+    /// Each attempt is in one of these two.
+    live: BTreeMap<AttemptName, Live>,
+    past: BTreeMap<AttemptName, Past>,
     /// By map where a map count is known: the winners. Otherwise empty.
     winners: BTreeMap<MapId, Token>,
     /// Every attempt whose data may be read.
@@ -90,18 +110,21 @@ pub(super) struct Attempts {
 impl Attempts {
     pub(super) fn new(partitions: u32, maps: Option<u32>) -> Self {
         let sums = if maps.is_some() { vec![BatchSum::default(); partitions as usize] } else { Vec::new() };
-        Self { maps, kept: BTreeMap::new(), winners: BTreeMap::new(), readable: BTreeMap::new(), sums }
+        let (live, past) = (BTreeMap::new(), BTreeMap::new());
+        Self { live, past, winners: BTreeMap::new(), readable: BTreeMap::new(), sums }
     }
 
-    pub(super) fn expire(&mut self, now: Duration) -> usize {
-        let mut died = 0;
-        for kept in self.kept.values_mut() {
-            if matches!(kept.state, State::Live { until, .. } if until <= now) {
-                kept.state = State::Dead;
-                died += 1;
+    /// Lets those die whose lease is over, after every lease was extended by `late_by`.
+    pub(super) fn expire(&mut self, now: Duration, late_by: Duration) -> usize {
+        let mut died = Vec::new();
+        for (name, live) in &mut self.live {
+            live.until = live.until.saturating_add(late_by);
+            if live.until <= now {
+                died.push(*name);
             }
         }
-        died
+        died.iter().for_each(|name| self.die(*name));
+        died.len()
     }
 
     /// Whether another attempt has won the map.
@@ -114,17 +137,43 @@ impl Attempts {
         self.sums.get(partition.0 as usize).copied()
     }
 
-    fn find(&mut self, key: AttemptKey) -> Result<&mut Kept, AttemptError> {
+    fn find(&mut self, key: AttemptKey) -> Result<Found<'_>, AttemptError> {
+        if let Some(live) = self.live.get_mut(&key.name).filter(|live| live.nonce == key.nonce) {
+            return Ok(Found::Live(live));
+        }
+        let past = self.past.get(&key.name).filter(|past| past.nonce == key.nonce);
         let AttemptName { map, attempt } = key.name;
-        let known = self.kept.get_mut(&key.name).filter(|kept| kept.nonce == key.nonce);
-        known.ok_or(AttemptError::NotStarted { map: map.0, attempt: attempt.0 })
+        match past.ok_or(AttemptError::NotStarted { map: map.0, attempt: attempt.0 })?.fate {
+            Fate::Dead => Ok(Found::Dead),
+            Fate::Ended { token, won } => Ok(Found::Ended { token, won }),
+        }
+    }
+
+    fn nonce(&self, name: AttemptName) -> Option<u64> {
+        let live = self.live.get(&name).map(|live| live.nonce);
+        live.or_else(|| self.past.get(&name).map(|past| past.nonce))
+    }
+
+    /// No effect on one that is over.
+    fn die(&mut self, name: AttemptName) {
+        if let Some(Live { nonce, .. }) = self.live.remove(&name) {
+            self.past.insert(name, Past { nonce, fate: Fate::Dead });
+        }
     }
 
     pub(super) fn check_live(&mut self, key: AttemptKey) -> Result<(), AttemptError> {
-        match self.find(key)?.state {
-            State::Live { .. } | State::Ended { .. } => Ok(()),
-            State::Dead => Err(dead(key.name)),
+        match self.find(key)? {
+            Found::Live(_) | Found::Ended { .. } => Ok(()),
+            Found::Dead => Err(dead(key.name)),
         }
+    }
+
+    /// Two attempts that may be read never share a token, even if the same one is drawn twice.
+    fn unused(&self, mut token: Token) -> Token {
+        while self.readable.contains_key(&token) {
+            token = Token(token.0.wrapping_add(1));
+        }
+        token
     }
 }
 
@@ -139,44 +188,43 @@ impl GenerationState {
     /// `MapOutOfRange`, `Taken` when another nonce has it, `Dead`, `StageEnded`, `TooMany`.
     pub fn start_attempt(&mut self, key: AttemptKey, now: Duration) -> Result<(), AttemptError> {
         let AttemptName { map, attempt } = key.name;
-        if let Some(maps) = self.maps.filter(|maps| map.0 >= *maps) {
+        let maps = self.maps.unwrap_or(MAPS_MAX);
+        if map.0 >= maps {
             return Err(AttemptError::MapOutOfRange { map: map.0, maps });
         }
-        let until = now + self.attempt_lease;
-        if let Some(kept) = self.attempts.kept.get_mut(&key.name) {
-            if kept.nonce != key.nonce {
-                return Err(AttemptError::Taken { map: map.0, attempt: attempt.0 });
+        let until = now.saturating_add(self.attempt_lease);
+        if self.attempts.nonce(key.name).is_some_and(|nonce| nonce != key.nonce) {
+            return Err(AttemptError::Taken { map: map.0, attempt: attempt.0 });
+        }
+        match self.attempts.find(key) {
+            Ok(Found::Live(live)) => {
+                live.until = until;
+                return Ok(());
             }
-            return match &mut kept.state {
-                State::Live { until: old, .. } => {
-                    *old = until;
-                    Ok(())
-                }
-                State::Dead => Err(dead(key.name)),
-                State::Ended { .. } => Ok(()),
-            };
+            Ok(Found::Ended { .. }) => return Ok(()),
+            Ok(Found::Dead) => return Err(dead(key.name)),
+            Err(_) => {}
         }
         if self.stage == Stage::Ended {
             return Err(AttemptError::StageEnded);
         }
-        if self.attempts.kept.len() >= ATTEMPTS_MAX {
+        if self.attempts.live.len() + self.attempts.past.len() >= ATTEMPTS_MAX {
             return Err(AttemptError::TooMany);
         }
-        let state = State::Live { until, pages: 0, staged: Vec::new() };
-        self.attempts.kept.insert(key.name, Kept { nonce: key.nonce, state });
+        self.attempts.live.insert(key.name, Live { nonce: key.nonce, until, pages: 0, staged: Vec::new() });
         Ok(())
     }
 
     /// Renews an attempt's lease; `false` when it is dead or unknown.
     pub fn renew_attempt(&mut self, key: AttemptKey, now: Duration) -> bool {
-        let until_next = now + self.attempt_lease;
+        let until = now.saturating_add(self.attempt_lease);
         match self.attempts.find(key) {
-            Ok(Kept { state: State::Live { until, .. }, .. }) => {
-                *until = until_next;
+            Ok(Found::Live(live)) => {
+                live.until = until;
                 true
             }
-            Ok(Kept { state: State::Ended { .. }, .. }) => true,
-            Ok(Kept { state: State::Dead, .. }) | Err(_) => false,
+            Ok(Found::Ended { .. }) => true,
+            Ok(Found::Dead) | Err(_) => false,
         }
     }
 
@@ -185,12 +233,15 @@ impl GenerationState {
     /// # Errors
     /// `NotStarted`.
     pub fn attempt_failed(&mut self, key: AttemptKey) -> Result<(), AttemptError> {
-        let kept = self.attempts.find(key)?;
-        match kept.state {
-            State::Live { .. } => kept.state = State::Dead,
-            State::Dead | State::Ended { .. } => {}
-        }
+        self.attempts.find(key)?;
+        self.attempts.die(key.name);
         Ok(())
+    }
+
+    /// The engine's driver declares an attempt dead, whoever started it. It has no effect on one that has ended, or was
+    /// never started.
+    pub fn fail_attempt(&mut self, name: AttemptName) {
+        self.attempts.die(name);
     }
 
     /// Stages one page of an attempt's end; a page that came before is ignored.
@@ -204,10 +255,10 @@ impl GenerationState {
         sums: &[(Partition, BatchSum)],
     ) -> Result<(), AttemptError> {
         let partitions = self.partitions;
-        let (pages, staged) = match &mut self.attempts.find(key)?.state {
-            State::Live { pages, staged, .. } => (pages, staged),
-            State::Dead => return Err(dead(key.name)),
-            State::Ended { .. } => return Ok(()),
+        let Live { pages, staged, .. } = match self.attempts.find(key)? {
+            Found::Live(live) => live,
+            Found::Dead => return Err(dead(key.name)),
+            Found::Ended { .. } => return Ok(()),
         };
         if page < *pages {
             return Ok(());
@@ -223,29 +274,30 @@ impl GenerationState {
             last = Some(*partition);
         }
         staged.extend_from_slice(sums);
-        *pages += 1;
+        *pages = pages.saturating_add(1);
         Ok(())
     }
 
     /// Ends an attempt with the pages staged: the first of its map to end wins. Without a map count none is a loser. A
-    /// repeated call repeats its answer. `token` is the token to give it, drawn at random.
+    /// repeated call repeats its answer. `token` is the token to give it, drawn at random. When the last map gets its
+    /// winner, the commit of all locations starts with this call, and nothing is placed any more.
     ///
     /// # Errors
     /// `NotStarted` or `Dead`.
     pub fn finish_attempt(&mut self, key: AttemptKey, token: Token) -> Result<Ended, AttemptError> {
-        let map = key.name.map;
-        let counted = self.attempts.maps.is_some();
-        let won = !(counted && self.attempts.winners.contains_key(&map));
-        let kept = self.attempts.find(key)?;
-        let staged = match &mut kept.state {
-            State::Live { staged, .. } => std::mem::take(staged),
-            State::Dead => return Err(dead(key.name)),
-            State::Ended { token, won } => return Ok(Ended { token: *token, won: *won, stage_ended: false }),
+        let staged = match self.attempts.find(key)? {
+            Found::Live(live) => std::mem::take(&mut live.staged),
+            Found::Dead => return Err(dead(key.name)),
+            Found::Ended { token, won } => return Ok(Ended { token, won, stage_ended: false }),
         };
-        kept.state = State::Ended { token, won };
+        let map = key.name.map;
+        let counted = self.maps.is_some();
+        let won = !(counted && self.attempts.winners.contains_key(&map));
+        let token = self.attempts.unused(token);
+        self.attempts.live.remove(&key.name);
+        self.attempts.past.insert(key.name, Past { nonce: key.nonce, fate: Fate::Ended { token, won } });
         if won {
-            let touched = staged.iter().map(|(partition, _)| partition.0).collect();
-            self.attempts.readable.insert(token, Winner { name: key.name, token, touched });
+            self.attempts.readable.insert(token, Winner { name: key.name, token, touched: touched(&staged) });
         }
         if won && counted {
             self.attempts.winners.insert(map, token);
@@ -257,6 +309,8 @@ impl GenerationState {
         let stage_ended = all && self.stage == Stage::Running;
         if stage_ended {
             self.stage = Stage::Ended;
+            self.place_no_more();
+            self.commit(0..self.partitions);
         }
         Ok(Ended { token, won, stage_ended })
     }
@@ -272,15 +326,22 @@ impl GenerationState {
     /// # Errors
     /// `Unknown` for a token that is not one of this shuffle's, `SameMap` when two name one map.
     pub fn by_tokens(&self, tokens: &[Token]) -> Result<Vec<&Winner>, TokenError> {
-        let mut maps = RangeSet::new();
+        let mut maps = BTreeSet::new();
         let mut named = Vec::with_capacity(tokens.len());
         for token in tokens {
             let winner = self.attempts.readable.get(token).ok_or(TokenError::Unknown { token: *token })?;
-            if !maps.insert(winner.name.map.0) {
+            if !maps.insert(winner.name.map) {
                 return Err(TokenError::SameMap { map: winner.name.map.0 });
             }
             named.push(winner);
         }
         Ok(named)
     }
+}
+
+/// Kept by the thousand, so it has room for its runs and no more.
+#[expect(clippy::redundant_clone, reason = "a copy is as large as its content, what was filled one by one is larger")]
+fn touched(staged: &[(Partition, BatchSum)]) -> RangeSet {
+    let grown: RangeSet = staged.iter().map(|(partition, _)| partition.0).collect();
+    grown.clone()
 }

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use mallorn_proto::id::{LocationId, Partition, SealId, WorkerId};
+use mallorn_proto::id::{Epoch, LocationId, Partition, SealId, WorkerId};
 
-use super::GenerationState;
 use super::locations::{EpochState, PlacedEpoch};
+use super::{GenerationState, Stage};
 use crate::push::BatchSum;
 
 /// A sealed location.
@@ -36,12 +36,17 @@ pub struct PartitionPlan {
 }
 
 impl GenerationState {
-    /// Starts the commit of all epochs that partitions have now; pushes to them end. Partitions that never got a
-    /// location are not placed any more where the stage has ended.
+    /// Starts the commit of all epochs that partitions have now; pushes to them end. The end of the stage does that by
+    /// itself; readers of a shuffle without a map count call it for what they read.
     pub fn commit(&mut self, partitions: Range<u32>) {
-        for placed in self.epochs_mut(&partitions) {
-            if matches!(placed.state, EpochState::Open { .. } | EpochState::Replaced) {
-                placed.state = EpochState::Freezing;
+        let range = bounded(&partitions, self.partitions);
+        let locations = &mut self.locations;
+        for (epochs, partition) in locations.partitions[range.clone()].iter_mut().zip(range.start as u32..) {
+            for (placed, epoch) in epochs.iter_mut().zip(0u32..) {
+                if matches!(placed.state, EpochState::Open { .. } | EpochState::Replaced) {
+                    placed.state = EpochState::Freezing;
+                    locations.committing.insert((Partition(partition), Epoch(epoch)));
+                }
             }
         }
     }
@@ -49,7 +54,8 @@ impl GenerationState {
     /// Locations to freeze now, with their workers.
     #[must_use]
     pub fn to_freeze(&self) -> Vec<(LocationId, WorkerId)> {
-        self.select(|state| matches!(state, EpochState::Freezing).then_some(())).map(|(l, w, ())| (l, w)).collect()
+        let freezing = self.committing().filter(|(_, placed)| placed.state == EpochState::Freezing);
+        freezing.map(|(location, placed)| (location, placed.worker)).collect()
     }
 
     /// A location was frozen with this acked length. The first answer fixes seal id and length for good.
@@ -64,15 +70,15 @@ impl GenerationState {
     /// Locations to seal now, with seal id and length.
     #[must_use]
     pub fn to_seal(&self) -> Vec<SealedAt> {
-        let fixed = self.select(|state| match state {
-            EpochState::Fixed { seal, length } => Some((*seal, *length)),
+        let fixed = self.committing().filter_map(|(location, placed)| match placed.state {
+            EpochState::Fixed { seal, length } => Some(SealedAt { location, worker: placed.worker, seal, length }),
             EpochState::Open { .. }
             | EpochState::Replaced
             | EpochState::Freezing
             | EpochState::Sealed { .. }
             | EpochState::Failed { .. } => None,
         });
-        fixed.map(|(location, worker, (seal, length))| SealedAt { location, worker, seal, length }).collect()
+        fixed.collect()
     }
 
     /// A worker has sealed a location as it was told.
@@ -81,6 +87,7 @@ impl GenerationState {
             && let EpochState::Fixed { seal, length } = placed.state
         {
             placed.state = EpochState::Sealed { seal, length };
+            self.locations.committing.remove(&(location.partition, location.epoch));
         }
     }
 
@@ -89,7 +96,8 @@ impl GenerationState {
         if let Some(placed) = self.find_mut(location)
             && matches!(placed.state, EpochState::Freezing | EpochState::Fixed { .. })
         {
-            placed.state = EpochState::Failed { why: why.to_owned() };
+            placed.state = EpochState::Failed { why: why.into() };
+            self.locations.committing.remove(&(location.partition, location.epoch));
         }
     }
 
@@ -102,60 +110,58 @@ impl GenerationState {
         if let Some(placed) = self.find_mut(location)
             && matches!(placed.state, EpochState::Sealed { .. })
         {
-            placed.state = EpochState::Failed { why: "a reader found it gone".to_owned() };
+            placed.state = EpochState::Failed { why: "a reader found it gone".into() };
         }
     }
 
-    /// Whether nothing of these partitions is between its freeze and its seal.
+    /// Whether nothing of these partitions is between its freeze and its seal. Once the stage has ended that means that
+    /// every epoch is sealed or lost; before, it only speaks of epochs whose commit was started.
     #[must_use]
     pub fn is_committed(&self, partitions: &Range<u32>) -> bool {
-        let epochs = self.locations.partitions.get(bounded(partitions, self.partitions)).unwrap_or_default();
-        !epochs.iter().flatten().any(|placed| matches!(placed.state, EpochState::Freezing | EpochState::Fixed { .. }))
+        let first = (Partition(partitions.start), Epoch(0));
+        let end = (Partition(partitions.end.max(partitions.start)), Epoch(0));
+        self.locations.committing.range(first..end).next().is_none()
     }
 
-    /// What to read of a partition. A failed location is a loss where the shuffle has a map count; otherwise it was
-    /// struck out, and the reader finds out which attempts are not complete without it.
+    /// What to read of a partition, once it is committed. Where the shuffle has a map count a failed location is a loss,
+    /// and so is, after the stage's end, one that is not committed: a plan is never silently short. Otherwise a failed
+    /// one was struck out, and the reader finds out which attempts are not complete without it.
     #[must_use]
     pub fn plan(&self, partition: Partition) -> PartitionPlan {
         let mut plan = PartitionPlan { locations: Vec::new(), sum: self.attempts.sum(partition), lost: None };
         let epochs = self.locations.partitions.get(partition.0 as usize);
-        for (epoch, placed) in epochs.into_iter().flatten().enumerate() {
-            let location = self.location(partition, epoch);
-            match &placed.state {
-                EpochState::Sealed { length: 0, .. } => {}
+        for (placed, epoch) in epochs.into_iter().flatten().zip(0u32..) {
+            let location = self.location(partition, Epoch(epoch));
+            let why = match &placed.state {
+                EpochState::Sealed { length: 0, .. } => continue,
                 EpochState::Sealed { seal, length } => {
                     let sealed = SealedAt { location, worker: placed.worker, seal: *seal, length: *length };
                     plan.locations.push(sealed);
+                    continue;
                 }
-                EpochState::Failed { why } if self.maps.is_some() => {
-                    plan.lost = Some(format!("location {location} at worker {}: {why}", placed.worker));
+                EpochState::Failed { why } if self.maps.is_some() => why,
+                EpochState::Open { .. } | EpochState::Replaced | EpochState::Freezing | EpochState::Fixed { .. }
+                    if self.stage == Stage::Ended =>
+                {
+                    "it is not committed"
                 }
                 EpochState::Failed { .. }
                 | EpochState::Open { .. }
                 | EpochState::Replaced
                 | EpochState::Freezing
-                | EpochState::Fixed { .. } => {}
-            }
+                | EpochState::Fixed { .. } => continue,
+            };
+            plan.lost.get_or_insert_with(|| format!("location {location} at worker {}: {why}", placed.worker));
         }
         plan
     }
 
-    fn select<'a, T: 'a>(
-        &'a self,
-        want: impl Fn(&EpochState) -> Option<T> + 'a,
-    ) -> impl Iterator<Item = (LocationId, WorkerId, T)> + 'a {
-        self.locations.partitions.iter().zip(0u32..).flat_map(move |(epochs, partition)| {
-            let found = epochs.iter().enumerate().filter_map(|(epoch, placed)| {
-                let location = self.location(Partition(partition), epoch);
-                want(&placed.state).map(|found| (location, placed.worker, found))
-            });
-            found.collect::<Vec<_>>()
+    /// Locations between their freeze and their seal.
+    fn committing(&self) -> impl Iterator<Item = (LocationId, &PlacedEpoch)> + '_ {
+        self.locations.committing.iter().filter_map(|(partition, epoch)| {
+            let placed = self.locations.partitions.get(partition.0 as usize)?.get(epoch.0 as usize)?;
+            Some((self.location(*partition, *epoch), placed))
         })
-    }
-
-    fn epochs_mut(&mut self, partitions: &Range<u32>) -> impl Iterator<Item = &mut PlacedEpoch> + '_ {
-        let range = bounded(partitions, self.partitions);
-        self.locations.partitions[range].iter_mut().flatten()
     }
 
     fn find_mut(&mut self, location: LocationId) -> Option<&mut PlacedEpoch> {

@@ -33,8 +33,11 @@ pub enum RegisterError {
         /// The shuffle.
         shuffle: u32,
     },
-    /// The application has too many shuffles.
-    #[error("the application has {} shuffles, the most that are allowed; release some", super::SHUFFLES_MAX)]
+    /// The application has too many shuffles, or numbers them with too many gaps for the released ones to be remembered.
+    #[error(
+        "an application has at most {} shuffles at once, numbered below 4294967295 and without many gaps; release some",
+        super::SHUFFLES_MAX
+    )]
     TooMany,
 }
 
@@ -120,8 +123,10 @@ pub enum AttemptError {
         /// The page expected.
         expected: u32,
     },
-    /// A partition that the shuffle does not have, or that is named twice or out of order.
-    #[error("partition {partition} is out of range or out of order in the attempt's end")]
+    /// A partition that the shuffle does not have, that is named twice or out of order, or an epoch of it that never was.
+    #[error(
+        "partition {partition} or its epoch is not one of the shuffle's, or it is out of order in the attempt's end"
+    )]
     Partition {
         /// The partition.
         partition: u32,

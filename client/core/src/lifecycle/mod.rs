@@ -23,21 +23,28 @@ use std::time::Duration;
 
 use mallorn_proto::id::{Generation, ShuffleId};
 use mallorn_proto::limits::{MAPS_MAX, PARTITIONS_MAX};
+use mallorn_proto::range_set::RangeSet;
 
 pub use attempts::{AttemptKey, AttemptName, Ended, Winner};
 pub use commit::{PartitionPlan, SealedAt};
 pub use error::{AttemptError, LookupError, RegisterError, TokenError};
 pub use locations::{NoSpace, OpenAt, Revived};
 
-use mallorn_proto::range_set::RangeSet;
-
 /// Most shuffles that one application may have at once.
 pub const SHUFFLES_MAX: usize = 65_536;
+
+/// Calls of [`Lifecycle::expire`] in the time of one attempt lease.
+pub const EXPIRIES_PER_LEASE: u32 = 10;
+
+/// Most separate runs of released shuffle numbers that an application may leave behind.
+const RELEASED_RUNS_MAX: usize = 1 << 20;
 
 /// An application's shuffles.
 #[derive(Debug)]
 pub struct Lifecycle {
     attempt_lease: Duration,
+    /// When leases were looked at last.
+    expired_at: Option<Duration>,
     shuffles: BTreeMap<u32, Shuffle>,
     released: RangeSet,
     /// Numbers on the wire of everything that was released, for the master.
@@ -91,12 +98,11 @@ pub struct Current {
 }
 
 impl Lifecycle {
-    /// No shuffles yet; `attempt_lease` is how long an attempt lives after
-    /// each sign of life.
+    /// No shuffles yet; `attempt_lease` is how long an attempt lives after each sign of life.
     #[must_use]
     pub fn new(attempt_lease: Duration) -> Self {
         let (shuffles, released, released_wire) = (BTreeMap::new(), RangeSet::new(), RangeSet::new());
-        Self { attempt_lease, shuffles, released, released_wire, next_wire: 0 }
+        Self { attempt_lease, expired_at: None, shuffles, released, released_wire, next_wire: 0 }
     }
 
     /// Declares a shuffle; the same declaration again answers the same.
@@ -117,7 +123,9 @@ impl Lifecycle {
             }
             return Ok(known.current(false, None));
         }
-        if self.shuffles.len() >= SHUFFLES_MAX {
+        // Each shuffle may leave a run of its own behind, and the largest number fits none.
+        let runs = self.released.runs().len() + self.shuffles.len();
+        if self.shuffles.len() >= SHUFFLES_MAX || runs >= RELEASED_RUNS_MAX || shuffle == u32::MAX {
             return Err(RegisterError::TooMany);
         }
         let state = self.fresh(partitions, maps).ok_or(RegisterError::TooMany)?;
@@ -192,9 +200,13 @@ impl Lifecycle {
         &self.released_wire
     }
 
-    /// Lets attempts die whose lease is over; returns how many.
+    /// Lets attempts die whose lease is over; returns how many. Call it [`EXPIRIES_PER_LEASE`] times a lease: a call that
+    /// comes late extends every lease by the gap, because renewals could not be heard meanwhile either.
     pub fn expire(&mut self, now: Duration) -> usize {
-        self.shuffles.values_mut().map(|shuffle| shuffle.state.attempts.expire(now)).sum()
+        let gap = self.expired_at.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        let late_by = gap.saturating_sub(self.attempt_lease / EXPIRIES_PER_LEASE);
+        self.expired_at = self.expired_at.max(Some(now));
+        self.shuffles.values_mut().map(|shuffle| shuffle.state.attempts.expire(now, late_by)).sum()
     }
 
     fn find(&self, shuffle: u32) -> Result<&Shuffle, LookupError> {

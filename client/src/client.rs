@@ -1,0 +1,264 @@
+//! The client of an application's tasks: one per process.
+
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mallorn_client_core::memory::Budget;
+use mallorn_proto::batch::{Codec, OVERHEAD_BYTES};
+use mallorn_proto::id::{Application, Generation, Instance, Token};
+use mallorn_proto::limits::BODY_BYTES_MAX;
+use mallorn_proto::v1;
+use mallorn_runtime::clock;
+use mallorn_runtime::connection::Pool;
+use mallorn_runtime::hash::Map;
+use mallorn_runtime::random::Random;
+use mallorn_runtime::task::{self, Shutdown};
+use parking_lot::Mutex;
+use prometheus::Registry;
+
+use crate::config::ClientConfig;
+use crate::connections::Connections;
+use crate::error::{ConnectError, LifecycleError, ReadError};
+use crate::fetch::Reader;
+use crate::link::Link;
+use crate::memory::Memory;
+use crate::metrics::{ClientStats, Metrics};
+use crate::push::{AttemptShared, MapAttempt, Tables};
+
+/// Pushes and reads for an application's tasks. Clones share connections and memory.
+#[derive(Clone, Debug)]
+pub struct ShuffleClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) application: Application,
+    pub(crate) config: ClientConfig,
+    pub(crate) codec: Codec,
+    pub(crate) body_limit: u32,
+    pub(crate) link: Link,
+    pub(crate) connections: Connections,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) buffers: Pool,
+    pub(crate) metrics: Metrics,
+    pub(crate) random: Random,
+    pub(crate) tables: Tables,
+    /// Attempts that may have bytes buffered or in flight, by nonce.
+    pub(crate) attempts: Mutex<Map<u64, Weak<AttemptShared>>>,
+    shutdown: Shutdown,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+/// Which attempts' data a read returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The winner of each map, once the stage has ended. For shuffles with a map count.
+    Winners,
+    /// Exactly the attempts of these tokens, one per map.
+    Tokens(Vec<Token>),
+}
+
+/// What to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// The shuffle.
+    pub shuffle: u32,
+    /// Partitions, read one after the other.
+    pub partitions: Range<u32>,
+    /// Only batches of these maps; `None` reads all.
+    pub maps: Option<Range<u32>>,
+    /// Which attempts count.
+    pub source: Source,
+}
+
+impl ReadRequest {
+    /// Reads all maps' winners.
+    #[must_use]
+    pub fn new(shuffle: u32, partitions: Range<u32>) -> Self {
+        Self { shuffle, partitions, maps: None, source: Source::Winners }
+    }
+
+    /// Reads only these maps.
+    #[must_use]
+    pub fn maps(self, maps: Range<u32>) -> Self {
+        Self { maps: Some(maps), ..self }
+    }
+
+    /// Reads exactly the attempts of these tokens.
+    #[must_use]
+    pub fn tokens(self, tokens: Vec<Token>) -> Self {
+        Self { source: Source::Tokens(tokens), ..self }
+    }
+}
+
+impl ShuffleClient {
+    /// Joins the application whose lifecycle manager listens at `lifecycle`. Metrics go into `registry`, one client to
+    /// each.
+    ///
+    /// # Errors
+    /// `Address`, `Lifecycle` when the manager is out of reach for as long as a call may take, `Memory` or `Batch` when
+    /// the settings do not fit the cluster's bodies, `Metrics`.
+    pub async fn connect(
+        lifecycle: &str,
+        config: ClientConfig,
+        random: Random,
+        registry: &Registry,
+    ) -> Result<Self, ConnectError> {
+        let within = config.call_within.0;
+        let mut link = Link::new(lifecycle, within, random.clone()).map_err(ConnectError::Address)?;
+        let request = v1::JoinRequest { client: format!("pid {}", std::process::id()) };
+        let joined = link.call(|mut door| {
+            let request = request.clone();
+            async move { door.join(request).await }
+        });
+        let joined = joined.await.map_err(ConnectError::Lifecycle)?;
+        let application = joined.application.map(Application::from).ok_or_else(|| {
+            ConnectError::Lifecycle(LifecycleError::Unreachable { text: "it names no application".to_owned() })
+        })?;
+        link.instance = application.instance;
+
+        let body_limit = joined.body_limit.min(BODY_BYTES_MAX as u32);
+        let batch = config.batch.0 + OVERHEAD_BYTES as u64;
+        if batch > u64::from(body_limit) {
+            return Err(ConnectError::Batch { batch: config.batch.0, limit: u64::from(body_limit) });
+        }
+        let budget = Budget::new(config.memory.0, u64::from(body_limit)).map_err(ConnectError::Memory)?;
+        let metrics = Metrics::register(registry).map_err(ConnectError::Metrics)?;
+        let connections = Connections::new(joined.cluster, application.clone(), config.connections, within);
+        let inner = Arc::new(Inner {
+            application,
+            codec: config.codec.codec(),
+            body_limit,
+            link,
+            connections,
+            memory: Memory::new(budget),
+            buffers: Pool::new((config.memory.0 / 4) as usize),
+            metrics,
+            random,
+            tables: Tables::default(),
+            attempts: Mutex::new(Map::default()),
+            shutdown: Shutdown::new(),
+            config,
+        });
+        let lease = Duration::from_millis(joined.attempt_lease_ms);
+        task::spawn(renew_attempts(Arc::downgrade(&inner), inner.shutdown.clone(), lease));
+        Ok(Self { inner })
+    }
+
+    /// Declares a shuffle; see [`crate::LifecycleManager::register`]. For engines whose driver does not know of it.
+    ///
+    /// # Errors
+    /// As there, and `Unreachable`.
+    pub async fn register(
+        &self,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+    ) -> Result<Generation, LifecycleError> {
+        let instance = self.instance();
+        let request = v1::RegisterShuffleRequest { instance, shuffle, partitions, maps };
+        let reply = self.inner.link.call(|mut door| async move { door.register_shuffle(request).await }).await?;
+        Ok(Generation(reply.generation))
+    }
+
+    /// Starts the next generation if `seen` is the current one; see [`crate::LifecycleManager::next_generation`].
+    ///
+    /// # Errors
+    /// As there, and `Unreachable`.
+    pub async fn next_generation(&self, shuffle: u32, seen: Generation) -> Result<Generation, LifecycleError> {
+        let request = v1::NextGenerationRequest { instance: self.instance(), shuffle, seen: seen.0 };
+        let reply = self.inner.link.call(|mut door| async move { door.next_generation(request).await }).await?;
+        Ok(Generation(reply.generation))
+    }
+
+    /// Forgets a shuffle; see [`crate::LifecycleManager::release`].
+    ///
+    /// # Errors
+    /// As there, and `Unreachable`.
+    pub async fn release(&self, shuffle: u32) -> Result<(), LifecycleError> {
+        let request = v1::ReleaseShuffleRequest { instance: self.instance(), shuffle };
+        self.inner.link.call(|mut door| async move { door.release_shuffle(request).await }).await?;
+        Ok(())
+    }
+
+    /// Opens an attempt at a map task, in the shuffle's current generation. An attempt number is used once: the same
+    /// (map, attempt) started elsewhere is `Taken`.
+    ///
+    /// # Errors
+    /// `Unknown`, `Released`, `Fenced`, `Taken`, `StageEnded` when every map has a winner (nothing is left to do),
+    /// `Unreachable`.
+    pub async fn start_attempt(&self, shuffle: u32, map: u32, attempt: u32) -> Result<MapAttempt, LifecycleError> {
+        MapAttempt::start(&self.inner, shuffle, map, attempt).await
+    }
+
+    /// Reads partitions: waits for the stage to end (or, by tokens, commits what they need), then streams every batch of
+    /// the chosen attempts exactly once.
+    ///
+    /// # Errors
+    /// `Lifecycle` for shuffles or tokens that are not there, `TimedOut`, `NoRoom` when too many readers are open.
+    pub async fn read(&self, request: ReadRequest) -> Result<Reader, ReadError> {
+        Reader::open(&self.inner, request).await
+    }
+
+    /// What this client has done so far.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        self.inner.metrics.stats()
+    }
+
+    /// The application that it belongs to.
+    #[must_use]
+    pub fn application(&self) -> &Application {
+        &self.inner.application
+    }
+
+    fn instance(&self) -> u64 {
+        let Instance(instance) = self.inner.application.instance;
+        instance
+    }
+}
+
+/// Renews the leases of live attempts. An attempt that is told dead, or that could not be renewed for four fifths of its
+/// lease, stops: its holder must be sure to stop before the lifecycle manager lets another one win.
+async fn renew_attempts(inner: Weak<Inner>, shutdown: Shutdown, lease: Duration) {
+    let mut renewed = clock::now();
+    while shutdown.or(clock::sleep(lease / 4)).await.is_some() {
+        let Some(inner) = inner.upgrade() else { return };
+        let live: Vec<_> = inner.attempts.lock().values().filter_map(Weak::upgrade).collect();
+        let asked = clock::now();
+        if live.is_empty() {
+            renewed = asked;
+            continue;
+        }
+        for page in live.chunks(4096) {
+            let attempts: Vec<_> = page.iter().map(|attempt| attempt.id()).collect();
+            let request = v1::RenewAttemptsRequest { instance: inner.application.instance.0, attempts };
+            let call = inner.link.call(|mut door| {
+                let request = request.clone();
+                async move { door.renew_attempts(request).await }
+            });
+            let result = clock::timeout(lease / 4, call).await;
+            match result {
+                Ok(Ok(reply)) => {
+                    renewed = asked;
+                    let dead = page.iter().zip(reply.alive).filter(|(_, alive)| !alive);
+                    dead.for_each(|(attempt, _)| attempt.lease_over("the lifecycle manager says that it is dead"));
+                }
+                Ok(Err(error)) if error.reason().is_some() => {
+                    page.iter().for_each(|attempt| attempt.lease_over(&error.to_string()));
+                }
+                _ => tracing::warn!(event = "attempts_not_renewed", "the lifecycle manager is out of reach"),
+            }
+        }
+        if clock::now().saturating_duration_since(renewed) > lease.mul_f64(0.8) {
+            live.iter().for_each(|attempt| attempt.lease_over("its lease could not be renewed in time"));
+        }
+    }
+}

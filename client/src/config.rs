@@ -1,0 +1,89 @@
+//! Settings of the client's two sides.
+
+use std::time::Duration;
+
+use mallorn_proto::batch::Codec;
+use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, choices, settings};
+
+choices! {
+    /// How a client compresses payloads.
+    pub enum Compression {
+        /// Not at all: where neither network nor memory is scarce.
+        None = "none",
+        /// LZ4: little CPU, about half the size.
+        Lz4 = "lz4",
+        /// Zstandard, level 1: more CPU, about a third of the size.
+        Zstd = "zstd",
+    }
+}
+
+impl Compression {
+    pub(crate) fn codec(self) -> Codec {
+        match self {
+            Self::None => Codec::None,
+            Self::Lz4 => Codec::Lz4,
+            Self::Zstd => Codec::Zstd,
+        }
+    }
+}
+
+settings! {
+    /// Settings of a `ShuffleClient`.
+    pub struct ClientConfig {
+        /// Bytes that pushes and reads of one client hold together: a quarter only for pushes, a quarter only for reads.
+        pub memory: ByteSize = ByteSize::mib(64),
+        /// Bytes of one partition that are pushed as one batch, before compression.
+        pub batch: ByteSize = ByteSize::kib(64),
+        /// How payloads are compressed.
+        pub codec: Compression = Compression::Lz4,
+        /// Connections to each worker for pushes, and as many for reads.
+        pub connections: u32 = 1,
+        /// How long a push goes on looking for a worker with room before it fails with `NoSpace`.
+        pub no_space_within: Span = Span(Duration::from_secs(10)),
+        /// How long one call to a worker or to the lifecycle manager may take.
+        pub call_within: Span = Span(Duration::from_secs(30)),
+        /// How long a read waits for the stage to end, and for a worker that is away.
+        pub read_within: Span = Span(Duration::from_secs(3600)),
+    }
+}
+
+impl Check for ClientConfig {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.batch.0 < 1024 {
+            return Err(Invalid::new("batch", "must be at least 1KiB"));
+        }
+        if !(1..=64).contains(&self.connections) {
+            return Err(Invalid::new("connections", "must be between 1 and 64"));
+        }
+        Ok(())
+    }
+}
+
+settings! {
+    /// Settings of a `LifecycleManager`.
+    pub struct LifecycleConfig {
+        /// host:port of the master's gRPC door.
+        pub master: String = "127.0.0.1:9097".to_owned(),
+        /// The cluster that the application wants.
+        pub cluster: String = "mallorn".to_owned(),
+        /// Where the application's tasks reach the lifecycle manager; port 0 picks a free one.
+        pub listen: String = "127.0.0.1:0".to_owned(),
+        /// The host that tasks are told to reach it at; the listening one where nothing is set.
+        pub advertise: Option<String>,
+        /// How long an attempt lives without a sign of life from its client.
+        pub attempt_lease: Span = Span(Duration::from_secs(30)),
+        /// How long commits and readers wait for a worker that vanished, after its lease has ended.
+        pub wait_for_return: Span = Span(Duration::from_secs(30)),
+        /// How long the registration of a shuffle waits for workers with room.
+        pub place_within: Span = Span(Duration::from_secs(30)),
+    }
+}
+
+impl Check for LifecycleConfig {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.attempt_lease.0 < Duration::from_secs(1) {
+            return Err(Invalid::new("attempt_lease", "must be at least 1s"));
+        }
+        Ok(())
+    }
+}

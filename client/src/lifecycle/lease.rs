@@ -1,0 +1,83 @@
+//! The application's lease at the master: taken at start, renewed with what was released, given back at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_proto::id::Application;
+use mallorn_proto::reason::Reason;
+use mallorn_proto::status::{Status, from_grpc};
+use mallorn_proto::v1;
+use mallorn_runtime::clock;
+
+use super::workers::Workers;
+use super::{Shared, application_of};
+use crate::error::{LifecycleError, StartError};
+
+/// Ranges of released shuffles in one renewal; the rest is told when these have merged or gone.
+const RELEASED_MAX: usize = 16_384;
+/// How long the registration goes on trying to reach the master.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) async fn register(
+    workers: &Workers,
+    application: &Application,
+) -> Result<v1::RegisterApplicationReply, StartError> {
+    let deadline = clock::now() + REGISTER_WITHIN;
+    loop {
+        let application = Some(application.clone().into());
+        let request = v1::RegisterApplicationRequest { cluster: workers.cluster.clone(), application };
+        let error = match workers.master().register_application(request).await {
+            Ok(reply) => return Ok(reply.into_inner()),
+            Err(error) => error,
+        };
+        let out_of_reach = from_grpc(&error) == Status::ShuttingDown;
+        if !out_of_reach || clock::now() >= deadline {
+            return Err(StartError::Master { text: crate::error::describe(&error) });
+        }
+        clock::sleep(workers.random.jitter(REGISTER_PAUSE)).await;
+    }
+}
+
+/// Renews until shutdown. The lease ends at the master alone; while the master is away everything carries on.
+pub(super) async fn keep(shared: Arc<Shared>, lease: Duration) {
+    let mut pause = lease / 3;
+    while shared.shutdown.or(clock::sleep(shared.random.jitter(pause))).await.is_some() {
+        pause = match renew(&shared).await {
+            Ok(lease_ms) => Duration::from_millis(lease_ms) / 3,
+            Err(error) if from_grpc(&error) == Status::Fenced => {
+                shared.truth.lock().fenced = true;
+                shared.changed();
+                tracing::error!(event = "application_fenced", application = %shared.application, %error);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(event = "renewal_failed", %error);
+                lease / 10
+            }
+        };
+    }
+}
+
+async fn renew(shared: &Shared) -> Result<u64, tonic::Status> {
+    let released = {
+        let truth = shared.truth.lock();
+        let runs = truth.lifecycle.released_wire().runs();
+        runs.iter().take(RELEASED_MAX).map(|run| v1::Range { first: run.start, end: run.end }).collect()
+    };
+    let cluster = shared.workers.cluster.clone();
+    let request = v1::RenewApplicationRequest { cluster, application: application_of(shared), released };
+    Ok(shared.workers.master().renew_application(request).await?.into_inner().lease_ms)
+}
+
+pub(super) async fn end(shared: &Shared) -> Result<(), LifecycleError> {
+    let cluster = shared.workers.cluster.clone();
+    let request = v1::EndApplicationRequest { cluster, application: application_of(shared) };
+    match shared.workers.master().end_application(request).await {
+        Ok(_) => Ok(()),
+        Err(error) if from_grpc(&error) == Status::Fenced => {
+            Err(LifecycleError::refused(Reason::Fenced, error.message().to_owned()))
+        }
+        Err(error) => Err(LifecycleError::Unreachable { text: crate::error::describe(&error) }),
+    }
+}

@@ -1,0 +1,174 @@
+//! The workers as a lifecycle manager knows them: addresses, doors, who is out of reach and who is gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use mallorn_proto::id::{Application, ShuffleId, WorkerId};
+use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::v1;
+use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_proto::v1::worker_client::WorkerClient;
+use mallorn_runtime::clock::Clock;
+use mallorn_runtime::grpc;
+use mallorn_runtime::random::Random;
+use parking_lot::Mutex;
+use tonic::transport::Channel;
+
+use super::MASTER_WITHIN;
+use crate::config::LifecycleConfig;
+
+/// How long a call to a worker may take.
+const WORKER_WITHIN: Duration = Duration::from_secs(10);
+/// Workers known by address; more than any cluster has, so that the map is bounded.
+const BOOK_MAX: usize = 16_384;
+
+/// A worker, asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Found {
+    /// There.
+    Here(v1::WorkerAddress),
+    /// Not there; it may come back.
+    Away,
+    /// Not there, and not waited for any longer.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub(super) cluster: String,
+    master: MasterClient<Channel>,
+    wait_for_return: Duration,
+    state: Mutex<State>,
+    pub(super) random: Random,
+    clock: Clock,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    book: BTreeMap<WorkerId, v1::WorkerAddress>,
+    doors: BTreeMap<String, WorkerClient<Channel>>,
+    /// Not to be given new locations until then.
+    excluded: BTreeMap<WorkerId, Duration>,
+    /// Since when a worker has not been found.
+    away: BTreeMap<WorkerId, Duration>,
+}
+
+impl Workers {
+    pub(super) fn new(config: &LifecycleConfig, random: Random, clock: Clock) -> io::Result<Self> {
+        let master = MasterClient::new(grpc::channel(&config.master, MASTER_WITHIN)?)
+            .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        let (cluster, wait_for_return) = (config.cluster.clone(), config.wait_for_return.0);
+        Ok(Self { cluster, master, wait_for_return, state: Mutex::new(State::default()), random, clock })
+    }
+
+    pub(super) fn master(&self) -> MasterClient<Channel> {
+        self.master.clone()
+    }
+
+    /// Notes where workers are.
+    pub(super) fn learn(&self, addresses: &[v1::WorkerAddress]) {
+        let mut state = self.state.lock();
+        for address in addresses {
+            let Some(id) = address.worker.map(WorkerId::from) else { continue };
+            if state.book.len() < BOOK_MAX || state.book.contains_key(&id) {
+                state.book.insert(id, address.clone());
+            }
+        }
+    }
+
+    pub(super) fn address(&self, worker: WorkerId) -> Option<v1::WorkerAddress> {
+        self.state.lock().book.get(&worker).cloned()
+    }
+
+    /// A worker's gRPC door, by the address last heard of.
+    pub(super) fn door(&self, worker: WorkerId) -> Option<WorkerClient<Channel>> {
+        let mut state = self.state.lock();
+        let control = state.book.get(&worker)?.control.clone();
+        if let Some(door) = state.doors.get(&control) {
+            return Some(door.clone());
+        }
+        let channel = grpc::channel(&control, WORKER_WITHIN).ok()?;
+        let door = WorkerClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        state.doors.insert(control, door.clone());
+        Some(door)
+    }
+
+    /// Gives a worker no new locations for a while.
+    pub(super) fn exclude(&self, worker: WorkerId, how_long: Duration) {
+        let until = self.clock.now() + how_long;
+        self.state.lock().excluded.insert(worker, until);
+    }
+
+    pub(super) fn excluded(&self) -> Vec<WorkerId> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.excluded.retain(|_, until| *until > now);
+        state.excluded.keys().copied().collect()
+    }
+
+    /// Workers to try when the master cannot be asked: all known ones that are not excluded.
+    pub(super) fn known(&self) -> Vec<v1::WorkerAddress> {
+        let excluded = self.excluded();
+        let state = self.state.lock();
+        state.book.iter().filter(|(id, _)| !excluded.contains(id)).map(|(_, address)| address.clone()).collect()
+    }
+
+    /// Asks the master where a worker is. A worker that vanished is gone `wait_for_return` after its lease ended; where
+    /// nobody can say when that was, it is counted from the first time that it was not found.
+    pub(super) async fn find(&self, worker: WorkerId, worker_lease: Duration) -> Found {
+        let request = v1::ResolveWorkersRequest { cluster: self.cluster.clone(), workers: vec![worker.into()] };
+        let resolved = match self.master().resolve_workers(request).await {
+            Ok(reply) => reply.into_inner().workers.pop(),
+            Err(error) => {
+                tracing::debug!(%worker, %error, "resolve a worker");
+                None
+            }
+        };
+        use v1::resolved_worker::State as Resolved;
+        let state = resolved.as_ref().map_or(Resolved::Unknown, v1::ResolvedWorker::state);
+        match (state, resolved) {
+            (Resolved::Live | Resolved::Draining, Some(v1::ResolvedWorker { address: Some(address), .. })) => {
+                self.learn(std::slice::from_ref(&address));
+                Found::Here(address)
+            }
+            (Resolved::Lost, Some(resolved)) => {
+                let lost_for = Duration::from_millis(resolved.lost_for_ms);
+                if lost_for >= self.wait_for_return { Found::Gone } else { Found::Away }
+            }
+            _ if self.away_for(worker) >= worker_lease + self.wait_for_return => Found::Gone,
+            _ => Found::Away,
+        }
+    }
+
+    /// How long a worker has not been found or reached.
+    pub(super) fn away_for(&self, worker: WorkerId) -> Duration {
+        let now = self.clock.now();
+        let since = *self.state.lock().away.entry(worker).or_insert(now);
+        now.saturating_sub(since)
+    }
+
+    /// A worker answered.
+    pub(super) fn reached(&self, worker: WorkerId) {
+        self.state.lock().away.remove(&worker);
+    }
+
+    /// Tells workers to forget a shuffle; who cannot be reached is left to the master.
+    pub(super) async fn release(&self, application: &Application, wire: ShuffleId, workers: &[WorkerId]) {
+        let calls = workers.iter().filter_map(|worker| {
+            let mut door = self.door(*worker)?;
+            let request = v1::ReleaseRequest {
+                cluster: self.cluster.clone(),
+                application: Some(application.clone().into()),
+                worker: Some((*worker).into()),
+                shuffles: vec![v1::Range { first: wire.0, end: wire.0 + 1 }],
+            };
+            Some(async move {
+                if let Err(error) = door.release(request).await {
+                    tracing::debug!(%worker, %error, "release a shuffle");
+                }
+            })
+        });
+        crate::concurrently(calls).await;
+    }
+}

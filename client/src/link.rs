@@ -1,0 +1,55 @@
+//! A client's calls to its lifecycle manager: every one names the instance, and is repeated while the manager is out of
+//! reach, as long as a call may take in all. All of them can be repeated without harm.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mallorn_proto::id::Instance;
+use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::v1::lifecycle_client::LifecycleClient;
+use mallorn_runtime::random::Random;
+use mallorn_runtime::{clock, grpc};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::error::LifecycleError;
+
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    door: LifecycleClient<Channel>,
+    pub(crate) instance: Instance,
+    within: Duration,
+    random: Random,
+}
+
+impl Link {
+    pub(crate) fn new(address: &str, within: Duration, random: Random) -> std::io::Result<Self> {
+        let door = LifecycleClient::new(grpc::channel(address, within)?)
+            .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        Ok(Self { door, instance: Instance(0), within, random })
+    }
+
+    /// Makes a call, again and again while the manager is out of reach.
+    pub(crate) async fn call<T, F>(&self, call: impl Fn(LifecycleClient<Channel>) -> F) -> Result<T, LifecycleError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = clock::now() + self.within;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let error = match call(self.door.clone()).await {
+                Ok(reply) => return Ok(reply.into_inner()),
+                Err(error) => LifecycleError::from_grpc(&error),
+            };
+            if error.reason().is_some() || clock::now() + pause >= deadline {
+                return Err(error);
+            }
+            clock::sleep(self.random.jitter(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a client counts: for Prometheus, and for its engine as plain numbers.
+
+use std::time::Duration;
+
+use prometheus::{Counter, IntCounter, IntCounterVec, Opts, Registry};
+
+/// What a client has done since it connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClientStats {
+    /// Bytes that the engine pushed, before compression.
+    pub pushed_bytes: u64,
+    /// Bytes of batches that workers have taken, after compression, with their headers.
+    pub sent_bytes: u64,
+    /// Batches that workers have taken.
+    pub batches: u64,
+    /// Batches that were refused, or whose fate is not known, and that were pushed again.
+    pub repushed_batches: u64,
+    /// Next epochs asked for.
+    pub revives: u64,
+    /// Bytes fetched from workers.
+    pub fetched_bytes: u64,
+    /// Batches delivered to the engine.
+    pub delivered_batches: u64,
+    /// Batches left out as repeats or as another attempt's.
+    pub skipped_batches: u64,
+    /// How long pushes have waited for memory, summed.
+    pub push_wait: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) pushed_bytes: IntCounter,
+    pub(crate) sent_bytes: IntCounter,
+    pub(crate) batches: IntCounter,
+    pub(crate) repushed_batches: IntCounterVec,
+    pub(crate) revives: IntCounter,
+    pub(crate) fetched_bytes: IntCounter,
+    pub(crate) delivered_batches: IntCounter,
+    pub(crate) skipped_batches: IntCounter,
+    pub(crate) push_wait_seconds: Counter,
+    pub(crate) read_wait_seconds: Counter,
+}
+
+/// Why a batch was pushed again: the values of the label `cause`.
+pub(crate) const REPUSH_CAUSES: [&str; 3] = ["hard_split", "bad_checksum", "unreachable"];
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(format!("mallorn_client_{name}_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let seconds = |name: &str, help: &str| -> Result<Counter, prometheus::Error> {
+            let counter = Counter::new(format!("mallorn_client_{name}_seconds_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let repushed = Opts::new("mallorn_client_repushed_batches_total", "Batches pushed again, by cause.");
+        let repushed_batches = IntCounterVec::new(repushed, &["cause"])?;
+        registry.register(Box::new(repushed_batches.clone()))?;
+        Ok(Self {
+            pushed_bytes: counter("pushed_bytes", "Bytes the engine pushed, before compression.")?,
+            sent_bytes: counter("sent_bytes", "Bytes of batches taken by workers, headers included.")?,
+            batches: counter("batches", "Batches taken by workers.")?,
+            repushed_batches,
+            revives: counter("revives", "Next epochs asked for.")?,
+            fetched_bytes: counter("fetched_bytes", "Bytes fetched from workers.")?,
+            delivered_batches: counter("delivered_batches", "Batches delivered to the engine.")?,
+            skipped_batches: counter("skipped_batches", "Batches left out: repeats, or another attempt's.")?,
+            push_wait_seconds: seconds("push_wait", "Time pushes have waited for memory.")?,
+            read_wait_seconds: seconds("read_wait", "Time readers have waited for bytes.")?,
+        })
+    }
+
+    pub(crate) fn stats(&self) -> ClientStats {
+        let repushed = REPUSH_CAUSES.iter().map(|cause| self.repushed_batches.with_label_values(&[*cause]).get());
+        ClientStats {
+            pushed_bytes: self.pushed_bytes.get(),
+            sent_bytes: self.sent_bytes.get(),
+            batches: self.batches.get(),
+            repushed_batches: repushed.sum(),
+            revives: self.revives.get(),
+            fetched_bytes: self.fetched_bytes.get(),
+            delivered_batches: self.delivered_batches.get(),
+            skipped_batches: self.skipped_batches.get(),
+            push_wait: Duration::from_secs_f64(self.push_wait_seconds.get()),
+        }
+    }
+}

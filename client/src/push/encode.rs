@@ -1,0 +1,67 @@
+//! Makes a batch ready for the wire, once: compressed, enveloped, checksummed.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mallorn_proto::batch::{BatchHeader, ENVELOPE_BYTES, Envelope, OVERHEAD_BYTES, encode_overhead};
+use mallorn_proto::id::{Attempt, BatchId, MapId, Partition};
+
+use super::AttemptShared;
+use super::buffers::Cut;
+use crate::codec;
+use crate::memory::Permit;
+
+/// A batch as it is pushed, however often.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) partition: Partition,
+    pub(super) overhead: [u8; OVERHEAD_BYTES],
+    pub(super) payload: Bytes,
+    /// Held until a worker has taken the batch.
+    pub(super) permit: Option<Permit>,
+}
+
+impl Encoded {
+    /// Bytes of it in a push's body.
+    pub(super) fn length(&self) -> usize {
+        OVERHEAD_BYTES + self.payload.len()
+    }
+}
+
+impl AttemptShared {
+    pub(super) fn encode(&self, cut: Cut) -> Encoded {
+        let Cut { partition, batch, last, raw, mut permit } = cut;
+        let raw_length = raw.len() as u32;
+        let (codec, payload) = codec::compress(self.client.codec, raw);
+        let header = BatchHeader {
+            map: MapId(self.id.map),
+            attempt: Attempt(self.id.attempt),
+            batch,
+            length: (payload.len() + ENVELOPE_BYTES) as u32,
+        };
+        let envelope = Envelope { codec, last, raw_length, crc: 0 };
+        let (overhead, crc) = encode_overhead(&self.place(partition), &header, &envelope, &payload);
+        self.count(partition, batch, raw_length, crc);
+        if let Some(permit) = &mut permit {
+            permit.shrink_to(payload.len() as u64);
+        }
+        Encoded { partition, overhead, payload, permit }
+    }
+
+    fn count(&self, partition: Partition, batch: BatchId, raw_length: u32, crc: u32) {
+        self.state.lock().buffers.count(partition, batch, raw_length, crc);
+    }
+}
+
+/// The body of a push of one batch, after the overhead that its frame's head carries.
+pub(super) fn body_of_one(batch: &Encoded) -> Vec<Bytes> {
+    if batch.payload.is_empty() { Vec::new() } else { vec![batch.payload.clone()] }
+}
+
+/// The body of a merged push. Small batches are copied together: many short slices would cost more.
+pub(super) fn body_of_many(batches: &[&Encoded]) -> Vec<Bytes> {
+    let mut body = BytesMut::with_capacity(batches.iter().map(|batch| batch.length()).sum());
+    for batch in batches {
+        body.put_slice(&batch.overhead);
+        body.put_slice(&batch.payload);
+    }
+    vec![body.freeze()]
+}

@@ -1,0 +1,326 @@
+//! Pushing: an attempt's units gather per partition, are cut into batches, and go to workers until each is acked.
+//!
+//! | step | file |
+//! |---|---|
+//! | the attempt as its task sees it | here |
+//! | gathering and cutting | `buffers` |
+//! | compressing and checksumming, once | `encode` |
+//! | sending, and again where refused | `send` |
+//! | where partitions are now | `table` |
+//! | the end of the attempt | `end` |
+//!
+//! A unit is never cut over batches. A batch pushed again is the same bytes under the same id, so that a reader can
+//! leave repeats out.
+
+mod buffers;
+mod encode;
+mod end;
+mod send;
+mod table;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mallorn_client_core::memory::Share;
+use mallorn_proto::batch::{OVERHEAD_BYTES, Place};
+use mallorn_proto::id::{Generation, MapId, Partition, ShuffleId};
+use mallorn_proto::reason::Reason;
+use mallorn_proto::v1;
+use mallorn_runtime::{clock, task};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub use end::MapperEnd;
+pub(crate) use table::Tables;
+
+use crate::client::Inner;
+use crate::error::{LifecycleError, PushError};
+use buffers::{Buffers, Cut};
+use table::Table;
+
+/// Batches of at least this size go out on their own at once; smaller ones are gathered into one request.
+const ALONE_BYTES: usize = 32 * 1024;
+/// Small batches gathered before they go out as one request.
+const GATHERED_BYTES: usize = 128 * 1024;
+
+/// One try at a map task. Its task pushes units and ends it; dropping it without an end declares it failed.
+#[derive(Debug)]
+pub struct MapAttempt {
+    shared: Arc<AttemptShared>,
+    ended: Option<MapperEnd>,
+}
+
+/// What the attempt's task, its batches in flight and a client short of memory share.
+#[derive(Debug)]
+pub(crate) struct AttemptShared {
+    client: Arc<Inner>,
+    id: v1::AttemptId,
+    wire: ShuffleId,
+    partitions: u32,
+    table: Arc<Table>,
+    state: Mutex<State>,
+    /// Requests in flight; the attempt can end at zero.
+    in_flight: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+struct State {
+    buffers: Buffers,
+    /// Why nothing more is pushed.
+    over: Option<PushError>,
+}
+
+impl MapAttempt {
+    pub(crate) async fn start(
+        client: &Arc<Inner>,
+        shuffle: u32,
+        map: u32,
+        attempt: u32,
+    ) -> Result<Self, LifecycleError> {
+        let nonce = client.random.id();
+        let instance = client.application.instance.0;
+        let request = v1::StartAttemptRequest { instance, shuffle, map, attempt, nonce };
+        let started = client.link.call(|mut door| async move { door.start_attempt(request).await }).await?;
+        let generation = Generation(started.generation);
+        let table = client.tables.load(client, (shuffle, generation), started.partitions).await?;
+        let shared = Arc::new(AttemptShared {
+            client: Arc::clone(client),
+            id: v1::AttemptId { shuffle, generation: generation.0, map, attempt, nonce },
+            wire: ShuffleId(started.wire_shuffle),
+            partitions: started.partitions,
+            table,
+            state: Mutex::new(State { buffers: Buffers::new(MapId(map), client.config.batch.0 as usize), over: None }),
+            in_flight: watch::Sender::new(0),
+        });
+        client.attempts.lock().insert(nonce, Arc::downgrade(&shared));
+        Ok(Self { shared, ended: None })
+    }
+
+    /// The generation that the attempt belongs to.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        Generation(self.shared.id.generation)
+    }
+
+    /// Pushes one unit (a row, a record batch) to a partition: a reader gets it whole, in some batch of whole units.
+    /// Waits while the client's memory is full.
+    ///
+    /// A dropped future has pushed nothing.
+    ///
+    /// # Errors
+    /// `TooLarge` and `Partition` leave the attempt as it was. After any other error it is over; see
+    /// [`PushError::is_overtaken`].
+    pub async fn push(&mut self, partition: u32, unit: &[u8]) -> Result<(), PushError> {
+        self.check(partition, unit.len())?;
+        // Room that was made can be flushed away by another attempt that waits, so it may have to be made again.
+        while !self.shared.append(Partition(partition), unit)? {
+            self.shared.make_room(Partition(partition), unit.len()).await?;
+        }
+        Ok(())
+    }
+
+    /// Pushes one unit without copying it, where it is large enough to be a batch of its own; else as [`Self::push`].
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub async fn push_owned(&mut self, partition: u32, unit: Bytes) -> Result<(), PushError> {
+        if (unit.len() as u64) < self.shared.client.config.batch.0 {
+            return self.push(partition, &unit).await;
+        }
+        self.check(partition, unit.len())?;
+        let permit = self.shared.room(unit.len() as u64).await?;
+        self.shared.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
+        self.shared.state.lock().buffers.cut_unit(Partition(partition), unit, permit);
+        self.shared.flush(ALONE_BYTES);
+        Ok(())
+    }
+
+    /// Ends the attempt: pushes what is left, waits until every batch is acked, and reports it. The first attempt of a
+    /// map to end wins; a loser is told so, which is no error. Calling it again repeats the answer.
+    ///
+    /// A dropped future has not ended the attempt; call it again.
+    ///
+    /// # Errors
+    /// Why the attempt cannot end any more.
+    pub async fn mapper_end(&mut self) -> Result<MapperEnd, PushError> {
+        if let Some(ended) = &self.ended {
+            return Ok(ended.clone());
+        }
+        let ended = end::run(&self.shared).await?;
+        self.shared.client.attempts.lock().remove(&self.shared.id.nonce);
+        Ok(self.ended.insert(ended).clone())
+    }
+
+    /// Declares the attempt failed and waits until the lifecycle manager knows. Dropping it does the same without the
+    /// wait.
+    pub async fn failed(self) {
+        if self.ended.is_none() {
+            self.shared.give_up("it was declared failed");
+            declare_failed(&self.shared).await;
+        }
+    }
+
+    fn check(&self, partition: u32, bytes: usize) -> Result<(), PushError> {
+        let partitions = self.shared.partitions;
+        if partition >= partitions {
+            return Err(PushError::Partition { partition, partitions });
+        }
+        let limit = self.shared.client.body_limit as usize - OVERHEAD_BYTES;
+        if bytes > limit {
+            return Err(PushError::TooLarge { bytes: bytes as u64, limit: limit as u64 });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MapAttempt {
+    fn drop(&mut self) {
+        if self.ended.is_some() || !self.shared.give_up("it was dropped") {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        task::spawn(async move { declare_failed(&shared).await });
+    }
+}
+
+/// Best effort: an attempt of which nothing is heard dies by its lease.
+async fn declare_failed(shared: &AttemptShared) {
+    let instance = shared.client.application.instance.0;
+    let request = v1::AttemptFailedRequest { instance, attempt: Some(shared.id) };
+    if let Err(error) = shared.client.link.call(|mut door| async move { door.attempt_failed(request).await }).await {
+        tracing::debug!(%error, "declare an attempt failed");
+    }
+}
+
+impl AttemptShared {
+    pub(crate) fn id(&self) -> v1::AttemptId {
+        self.id
+    }
+
+    pub(crate) fn lease_over(&self, why: &str) {
+        let (map, attempt) = (self.id.map, self.id.attempt);
+        let text = format!("attempt {attempt} of map {map} must stop: {why}");
+        self.stop(PushError::Lifecycle(LifecycleError::refused(Reason::Dead, text)));
+    }
+
+    /// Stops everything without an error to anybody; `false` when it was over before.
+    fn give_up(&self, why: &str) -> bool {
+        self.client.attempts.lock().remove(&self.id.nonce);
+        let text = format!("attempt {} of map {} is over: {why}", self.id.attempt, self.id.map);
+        self.stop(PushError::Lifecycle(LifecycleError::refused(Reason::Dead, text)))
+    }
+
+    /// The first error is what the attempt's task is told; what was buffered is dropped. A client that gives up tells
+    /// the lifecycle manager when the attempt is dropped.
+    fn stop(&self, error: PushError) -> bool {
+        let dropped = {
+            let mut state = self.state.lock();
+            if state.over.is_some() {
+                return false;
+            }
+            state.over = Some(error);
+            state.buffers.clear()
+        };
+        drop(dropped);
+        // Wakes whoever waits for the attempt's end.
+        self.in_flight.send_modify(|_| {});
+        true
+    }
+
+    fn over(&self) -> Option<PushError> {
+        self.state.lock().over.clone()
+    }
+
+    fn place(&self, partition: Partition) -> Place {
+        Place { instance: self.client.application.instance, shuffle: self.wire, partition }
+    }
+
+    /// Appends a unit where the memory held for its partition allows; `false` when room must be made first.
+    fn append(self: &Arc<Self>, partition: Partition, unit: &[u8]) -> Result<bool, PushError> {
+        let full = {
+            let mut state = self.state.lock();
+            if let Some(error) = &state.over {
+                return Err(error.clone());
+            }
+            let memory = &self.client.memory;
+            let appended = state.buffers.append(partition, unit, |bytes| memory.try_take(Share::Push, bytes));
+            if !appended {
+                return Ok(false);
+            }
+            state.buffers.has_full_batch()
+        };
+        self.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
+        if full {
+            self.flush(GATHERED_BYTES);
+        }
+        Ok(true)
+    }
+
+    /// Waits for memory that the partition's buffer needs to take so many bytes more.
+    async fn make_room(&self, partition: Partition, bytes: usize) -> Result<(), PushError> {
+        let needed = self.state.lock().buffers.needed(partition, bytes);
+        let permit = self.room(needed).await?;
+        self.state.lock().buffers.keep_spare(permit);
+        Ok(())
+    }
+
+    /// Takes bytes of the push share, flushing the fullest buffers of this client while there are none.
+    async fn room(&self, bytes: u64) -> Result<crate::memory::Permit, PushError> {
+        let memory = &self.client.memory;
+        if bytes > memory.largest() {
+            return Err(PushError::TooLarge { bytes, limit: memory.largest() });
+        }
+        if let Some(permit) = memory.try_take(Share::Push, bytes) {
+            return Ok(permit);
+        }
+        let since = clock::now();
+        let permit = loop {
+            if let Some(error) = self.over() {
+                return Err(error);
+            }
+            flush_fullest(&self.client, bytes);
+            // Whoever fails meanwhile gives its bytes back, too; the check above is made again every so often.
+            if let Ok(permit) = clock::timeout(send::CHECK, memory.take(Share::Push, bytes)).await {
+                break permit;
+            }
+        };
+        self.client.metrics.push_wait_seconds.inc_by(since.elapsed().as_secs_f64());
+        Ok(permit)
+    }
+
+    /// Sends the batches that are cut, if they amount to `at_least` bytes together.
+    fn flush(self: &Arc<Self>, at_least: usize) {
+        let requests = self.state.lock().buffers.take_cut(at_least, ALONE_BYTES, GATHERED_BYTES);
+        for batches in requests {
+            self.send(batches);
+        }
+    }
+
+    fn send(self: &Arc<Self>, batches: Vec<Cut>) {
+        self.in_flight.send_modify(|count| *count += 1);
+        let shared = Arc::clone(self);
+        task::spawn(async move {
+            if let Err(error) = send::run(&shared, batches).await {
+                shared.stop(error);
+            }
+            shared.in_flight.send_modify(|count| *count -= 1);
+        });
+    }
+
+    /// Cuts and sends the fullest buffers, at least so many bytes if there are.
+    fn flush_fullest_of(self: &Arc<Self>, bytes: u64) {
+        self.state.lock().buffers.cut_fullest(bytes);
+        self.flush(0);
+    }
+}
+
+/// The attempt that has buffered most sends its fullest partitions: first the bytes needed, and at least a quarter of
+/// what it holds, so that the next push does not wait again at once.
+fn flush_fullest(client: &Inner, bytes: u64) {
+    let attempts: Vec<_> = client.attempts.lock().values().filter_map(std::sync::Weak::upgrade).collect();
+    let fullest = attempts.into_iter().max_by_key(|attempt| attempt.state.lock().buffers.held());
+    if let Some(attempt) = fullest {
+        let held = attempt.state.lock().buffers.held();
+        attempt.flush_fullest_of(bytes.max(held / 4));
+    }
+}

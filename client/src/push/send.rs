@@ -1,0 +1,289 @@
+//! Sends batches and sends them again: to the same location where a checksum did not match, to the next epoch where a
+//! worker refused or is out of reach. A batch leaves only when a worker has taken it, or the attempt is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_proto::id::{Epoch, WorkerId};
+use mallorn_proto::message::{Kind, MergedPart, Push, PushMerged, PushReply, Role};
+use mallorn_proto::status::{Advice, Status};
+use mallorn_proto::v1;
+use mallorn_proto::v1::revive_request::Cause;
+use mallorn_runtime::clock;
+use mallorn_runtime::connection::{CallError, Connection, Frame};
+
+use super::AttemptShared;
+use super::buffers::Cut;
+use super::encode::{Encoded, body_of_many, body_of_one};
+use super::table::{Open, opened};
+use crate::error::PushError;
+
+/// Batches gathered into one request at most.
+pub(super) const GATHERED_MAX: usize = 1024;
+/// How often a wait looks whether the attempt is over.
+pub(super) const CHECK: Duration = Duration::from_secs(1);
+/// Pushes of one batch whose checksum did not match, before it is taken for broken memory here.
+const CHECKSUM_TRIES: u32 = 4;
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A batch that no worker has taken yet.
+struct Pending {
+    batch: Encoded,
+    /// The location that did not take it, and why.
+    refused: Option<(Epoch, Cause)>,
+}
+
+/// Sends batches until all are taken.
+pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<(), PushError> {
+    let batches = cut.into_iter().map(|cut| Pending { batch: shared.encode(cut), refused: None });
+    let mut pending: Vec<_> = batches.collect();
+    let mut rounds = Rounds { pause: PAUSE_FIRST, checksum_tries: 0, no_space_since: None };
+    loop {
+        if let Some(error) = shared.over() {
+            return Err(error);
+        }
+        pending = push_round(shared, pending, &mut rounds).await?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        revive(shared, &mut pending, &mut rounds).await?;
+    }
+}
+
+/// What the rounds of one request have come to.
+struct Rounds {
+    pause: Duration,
+    checksum_tries: u32,
+    no_space_since: Option<clock::Instant>,
+}
+
+impl Rounds {
+    async fn pause(&mut self, shared: &AttemptShared) {
+        clock::sleep(shared.client.random.jitter(self.pause)).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Batches for one incarnation of a worker.
+type Group = (Arc<v1::WorkerAddress>, Vec<(Pending, Open)>);
+
+/// Pushes each batch to its partition's location; returns those that were not taken.
+async fn push_round(
+    shared: &AttemptShared,
+    pending: Vec<Pending>,
+    rounds: &mut Rounds,
+) -> Result<Vec<Pending>, PushError> {
+    let mut homeless = Vec::new();
+    let mut by_worker: BTreeMap<(WorkerId, u64), Group> = BTreeMap::new();
+    for one in pending {
+        match shared.table.get(one.batch.partition) {
+            Some(open) if one.refused.is_none_or(|(epoch, _)| epoch < open.location.epoch) => {
+                let worker = Arc::clone(&open.worker);
+                let key = (worker.worker.map(WorkerId::from).unwrap_or_default(), worker.incarnation);
+                by_worker.entry(key).or_insert_with(|| (worker, Vec::new())).1.push((one, open));
+            }
+            _ => homeless.push(one),
+        }
+    }
+    let groups = by_worker.into_values().map(|(worker, batches)| push_to(shared, worker, batches));
+    let mut unreadable = false;
+    for refused in crate::concurrently(groups).await {
+        for (one, status) in refused? {
+            unreadable |= status == Status::BadChecksum;
+            homeless.push(one);
+        }
+    }
+    if unreadable {
+        rounds.checksum_tries += 1;
+        if rounds.checksum_tries >= CHECKSUM_TRIES {
+            let text = "its checksum does not match at the worker, again and again".to_owned();
+            return Err(PushError::Refused { text });
+        }
+    }
+    Ok(homeless)
+}
+
+/// Pushes batches to one worker; returns those not taken, with why.
+async fn push_to(
+    shared: &AttemptShared,
+    worker: Arc<v1::WorkerAddress>,
+    batches: Vec<(Pending, Open)>,
+) -> Result<Vec<(Pending, Status)>, PushError> {
+    let connection = match shared.client.connections.to(&worker, Role::Push).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(worker = %worker.name, %error, "connect for a push");
+            return Ok(refuse_all(shared, batches));
+        }
+    };
+    let mut refused = Vec::new();
+    let mut rest = batches;
+    while !rest.is_empty() {
+        let limit = shared.client.body_limit as usize;
+        let mut bytes = 0;
+        let fits = rest.iter().take(GATHERED_MAX).take_while(|(one, _)| {
+            bytes += one.batch.length();
+            bytes <= limit
+        });
+        let count = fits.count().max(1);
+        let after = rest.split_off(count);
+        refused.extend(push_request(shared, &connection, std::mem::replace(&mut rest, after)).await?);
+    }
+    Ok(refused)
+}
+
+async fn push_request(
+    shared: &AttemptShared,
+    connection: &Connection,
+    batches: Vec<(Pending, Open)>,
+) -> Result<Vec<(Pending, Status)>, PushError> {
+    let request = connection.next_request();
+    let answer = connection.call(request, frame(request, &batches), None).await;
+    let statuses = match answer {
+        Ok(answer) if answer.kind == Kind::PushReply as u8 => PushReply::decode(&answer.header).ok(),
+        Ok(_) => None,
+        Err(CallError::Failed { status, text }) if matches!(status.advice(), Some(Advice::Mend)) => {
+            return Err(PushError::Refused { text: format!("{status}: {text}") });
+        }
+        Err(error) => {
+            tracing::debug!(%error, batches = batches.len(), "push");
+            return Ok(refuse_all(shared, batches));
+        }
+    };
+    let Some(PushReply { statuses, .. }) = statuses.filter(|reply| reply.statuses.len() == batches.len()) else {
+        return Err(PushError::Refused { text: "the worker's answer to a push cannot be read".to_owned() });
+    };
+    let mut refused = Vec::new();
+    for ((mut one, open), status) in batches.into_iter().zip(statuses) {
+        if status.is_stored() {
+            let metrics = &shared.client.metrics;
+            metrics.batches.inc();
+            metrics.sent_bytes.inc_by(one.batch.length() as u64);
+            drop(one.batch.permit.take());
+            continue;
+        }
+        match status.advice() {
+            Some(Advice::Mend) => return Err(PushError::Refused { text: status.to_string() }),
+            _ if status == Status::BadChecksum => shared.repushed("bad_checksum"),
+            _ => {
+                shared.repushed("hard_split");
+                one.refused = Some((open.location.epoch, Cause::HardSplit));
+            }
+        }
+        refused.push((one, status));
+    }
+    Ok(refused)
+}
+
+fn frame(request: u64, batches: &[(Pending, Open)]) -> Frame {
+    if let [(one, open)] = batches {
+        let handle = open.handle;
+        return Frame::new(Kind::Push as u8, body_of_one(&one.batch), |out| {
+            Push { request, handle }.encode(out);
+            let header = out.len() - mallorn_proto::limits::FRAME_PREFIX_BYTES;
+            out.extend_from_slice(&one.batch.overhead);
+            header
+        });
+    }
+    let part = |(one, open): &(Pending, Open)| MergedPart { handle: open.handle, length: one.batch.length() as u32 };
+    let parts: Vec<_> = batches.iter().map(part).collect();
+    let all: Vec<_> = batches.iter().map(|(one, _)| &one.batch).collect();
+    Frame::new(Kind::PushMerged as u8, body_of_many(&all), |out| {
+        PushMerged::encode(request, &parts, out).expect("GATHERED_MAX is below the protocol's bound");
+        out.len() - mallorn_proto::limits::FRAME_PREFIX_BYTES
+    })
+}
+
+/// The fate of these is not known: they go to the next epoch, and a reader leaves repeats out.
+fn refuse_all(shared: &AttemptShared, batches: Vec<(Pending, Open)>) -> Vec<(Pending, Status)> {
+    let refuse = |(one, open): (Pending, Open)| {
+        shared.repushed("unreachable");
+        let refused = Some((open.location.epoch, Cause::Unreachable));
+        (Pending { refused, ..one }, Status::HardSplit)
+    };
+    batches.into_iter().map(refuse).collect()
+}
+
+/// Asks for the next epochs of what was refused, and waits where there is none.
+async fn revive(shared: &AttemptShared, pending: &mut [Pending], rounds: &mut Rounds) -> Result<(), PushError> {
+    for cause in [Cause::HardSplit, Cause::Unreachable] {
+        let asked: BTreeMap<u32, u32> = pending
+            .iter()
+            .filter_map(|one| match (one.refused, shared.table.get(one.batch.partition)) {
+                (Some((epoch, why)), known) => {
+                    let known_newer = known.is_some_and(|open| open.location.epoch > epoch);
+                    (why == cause && !known_newer).then_some((one.batch.partition.0, epoch.0))
+                }
+                (None, None) => (cause == Cause::HardSplit).then_some((one.batch.partition.0, 0)),
+                (None, Some(_)) => None,
+            })
+            .collect();
+        if !asked.is_empty() {
+            ask(shared, asked, cause, rounds, pending).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn ask(
+    shared: &AttemptShared,
+    asked: BTreeMap<u32, u32>,
+    cause: Cause,
+    rounds: &mut Rounds,
+    pending: &[Pending],
+) -> Result<(), PushError> {
+    let one = |(partition, epoch): (u32, u32)| v1::ReviveOne { partition, epoch };
+    let request = v1::ReviveRequest {
+        instance: shared.client.application.instance.0,
+        attempt: Some(shared.id),
+        partitions: asked.into_iter().map(one).collect(),
+        cause: cause.into(),
+    };
+    shared.client.metrics.revives.inc();
+    let call = shared.client.link.call(|mut door| {
+        let request = request.clone();
+        async move { door.revive(request).await }
+    });
+    let reply = call.await?;
+    let workers: Vec<_> = reply.workers.into_iter().map(Arc::new).collect();
+    let mut no_space = reply.partitions.len() != request.partitions.len();
+    for revived in &reply.partitions {
+        use v1::revived::Outcome;
+        match revived.outcome() {
+            Outcome::Revived => {
+                let open = revived.location.as_ref().and_then(|location| opened(location, &workers));
+                open.into_iter().for_each(|open| shared.table.learn(open));
+            }
+            Outcome::MapEnded => return Err(PushError::MapEnded),
+            Outcome::StageEnded => return Err(PushError::StageEnded),
+            Outcome::NoSpace => no_space = true,
+        }
+    }
+    if !no_space {
+        // A second refusal in a row is worth a pause: the cluster is moving, or filling up.
+        if rounds.pause > PAUSE_FIRST {
+            rounds.pause(shared).await;
+        }
+        rounds.pause = (rounds.pause * 2).min(PAUSE_MAX);
+        rounds.no_space_since = None;
+        return Ok(());
+    }
+    let since = *rounds.no_space_since.get_or_insert_with(clock::now);
+    if since.elapsed() >= shared.client.config.no_space_within.0 {
+        return Err(PushError::NoSpace {
+            arena_bytes: reply.arena_bytes,
+            held_bytes: reply.held_bytes,
+            refused_bytes: pending.iter().map(|one| one.batch.length() as u64).sum(),
+        });
+    }
+    rounds.pause(shared).await;
+    Ok(())
+}
+
+impl AttemptShared {
+    fn repushed(&self, cause: &'static str) {
+        self.client.metrics.repushed_batches.with_label_values(&[cause]).inc();
+    }
+}

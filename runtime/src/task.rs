@@ -1,0 +1,164 @@
+//! Tasks: spawned here and nowhere else, and ended by a [`Shutdown`] that is passed in.
+//!
+//! Owns: spawning, blocking work, telling tasks to end and waiting until they have. Does not own: what they do.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+
+use crate::clock;
+
+/// Runs a future as a task of its own. Dropping the handle leaves it running.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(future)
+}
+
+/// Runs work that blocks (files, long computations) away from the threads that serve connections. In simulation it runs
+/// at once, in place.
+///
+/// # Errors
+/// When the work panicked.
+#[cfg_attr(feature = "sim", expect(clippy::unused_async, reason = "the real one waits"))]
+pub async fn blocking<F, T>(work: F) -> Result<T, JoinError>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    #[cfg(feature = "sim")]
+    return Ok(work());
+    #[cfg(not(feature = "sim"))]
+    tokio::task::spawn_blocking(work).await
+}
+
+/// Tells a role's tasks to end; clones share it.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    sender: Arc<watch::Sender<bool>>,
+}
+
+impl Shutdown {
+    /// Not ended yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { sender: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// Ends everything that waits on it, now and later.
+    pub fn trigger(&self) {
+        self.sender.send_replace(true);
+    }
+
+    /// Whether it was triggered.
+    #[must_use]
+    pub fn is_triggered(&self) -> bool {
+        *self.sender.borrow()
+    }
+
+    /// Waits until it is triggered; returns at once when it was. Cancel-safe.
+    pub async fn wait(&self) {
+        let mut receiver = self.sender.subscribe();
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = receiver.wait_for(|triggered| *triggered).await;
+    }
+
+    /// Runs a future until it is done (`Some`) or the shutdown is triggered (`None`; the future is dropped).
+    pub async fn or<F: Future>(&self, future: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            () = self.wait() => None,
+            output = future => Some(output),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A role's tasks, awaited together at its end. Dropping it aborts them.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    set: JoinSet<()>,
+}
+
+impl Tasks {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a task.
+    pub fn spawn<F>(&mut self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.set.spawn(future);
+    }
+
+    /// Forgets tasks that have ended, so that a long-lived set does not grow; returns how many are left.
+    pub fn reap(&mut self) -> usize {
+        while self.set.try_join_next().is_some() {}
+        self.set.len()
+    }
+
+    /// Waits for all of them, at most this long; what runs on after that is aborted. Returns whether all ended in time.
+    pub async fn join(mut self, grace: Duration) -> bool {
+        clock::timeout(grace, async { while self.set.join_next().await.is_some() {} }).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_shutdown_ends_those_who_wait_now_and_later() {
+        let shutdown = Shutdown::new();
+        let waiting = spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.or(std::future::pending::<()>()).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!((shutdown.is_triggered(), shutdown.or(async { 1 }).await), (false, Some(1)));
+        shutdown.trigger();
+        assert_eq!(waiting.await.unwrap(), None);
+        shutdown.wait().await;
+        assert_eq!((shutdown.is_triggered(), shutdown.or(async { 1 }).await), (true, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_are_waited_for_and_what_runs_on_is_aborted() {
+        let mut tasks = Tasks::new();
+        tasks.spawn(async {});
+        tasks.spawn(clock::sleep(SECOND));
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.reap(), 1);
+        assert!(tasks.join(2 * SECOND).await);
+
+        let (sender, dropped) = tokio::sync::oneshot::channel::<()>();
+        let mut tasks = Tasks::new();
+        tasks.spawn(async move {
+            let _sender = sender;
+            std::future::pending::<()>().await;
+        });
+        assert!(!tasks.join(SECOND).await);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn blocking_work_returns_what_it_made() {
+        assert_eq!(blocking(|| 6 * 7).await.unwrap(), 42);
+    }
+}
