@@ -72,11 +72,6 @@ impl Memory {
         let offered: Vec<_> = self.read_ahead.lock().drain(..).collect();
         offered.iter().filter_map(Weak::upgrade).for_each(|one| one.reclaim());
     }
-
-    #[cfg(test)]
-    pub(crate) fn held(&self, share: Share) -> u64 {
-        self.budget.lock().held(share)
-    }
 }
 
 impl Permit {

@@ -4,9 +4,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::clock;
@@ -37,35 +38,45 @@ where
     tokio::task::spawn_blocking(work).await
 }
 
-/// Tells a role's tasks to end; clones share it.
-#[derive(Clone, Debug)]
+/// Tells a role's tasks to end; clones share it. Those who wait are woken in the order in which they came, so that a
+/// simulation repeats itself.
+#[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    sender: Arc<watch::Sender<bool>>,
+    state: Arc<ShutdownState>,
+}
+
+#[derive(Debug, Default)]
+struct ShutdownState {
+    triggered: AtomicBool,
+    waiting: Notify,
 }
 
 impl Shutdown {
     /// Not ended yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { sender: Arc::new(watch::Sender::new(false)) }
+        Self::default()
     }
 
     /// Ends everything that waits on it, now and later.
     pub fn trigger(&self) {
-        self.sender.send_replace(true);
+        self.state.triggered.store(true, Ordering::Release);
+        self.state.waiting.notify_waiters();
     }
 
     /// Whether it was triggered.
     #[must_use]
     pub fn is_triggered(&self) -> bool {
-        *self.sender.borrow()
+        self.state.triggered.load(Ordering::Acquire)
     }
 
     /// Waits until it is triggered; returns at once when it was. Cancel-safe.
     pub async fn wait(&self) {
-        let mut receiver = self.sender.subscribe();
-        // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = receiver.wait_for(|triggered| *triggered).await;
+        // Made before the question is asked: a trigger between the two is not missed.
+        let notified = self.state.waiting.notified();
+        if !self.is_triggered() {
+            notified.await;
+        }
     }
 
     /// Runs a future until it is done (`Some`) or the shutdown is triggered (`None`; the future is dropped).
@@ -75,12 +86,6 @@ impl Shutdown {
             () = self.wait() => None,
             output = future => Some(output),
         }
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

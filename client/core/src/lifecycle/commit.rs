@@ -37,7 +37,7 @@ pub struct PartitionPlan {
 
 impl GenerationState {
     /// Starts the commit of all epochs that partitions have now; pushes to them end. The end of the stage does that by
-    /// itself; readers of a shuffle without a map count call it for what they read.
+    /// itself; a read by tokens does it for what it reads.
     pub fn commit(&mut self, partitions: Range<u32>) {
         let range = bounded(&partitions, self.partitions);
         let locations = &mut self.locations;

@@ -1,0 +1,177 @@
+//! How a location's life ends: freeze, seal, drop.
+//!
+//! Owns the two steps of a commit and what their repeats answer. Only the lifecycle manager's commit makes data count;
+//! it fixes (seal id, length) once, so a second pair is somebody else's. Does not own the memory that is given back.
+
+use mallorn_proto::id::SealId;
+
+use crate::push::{Life, Log};
+
+/// The answer to a seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sealing {
+    /// Sealed, now or before, under this id at this length.
+    Sealed {
+        /// Batches below the length.
+        batches: u64,
+    },
+    /// The location is not here (any more).
+    Unknown,
+    /// It held less than the length. It never seals shorter: it is gone, and holds nothing.
+    Short {
+        /// Bytes that it held.
+        held: u64,
+    },
+    /// It is sealed under another pair, or the length is no border between its batches: the caller is not the lifecycle
+    /// manager that its batches were acked to.
+    Conflict,
+}
+
+impl Log {
+    /// Ends acks for good and returns the acked length, in bytes; `None` when the location is gone. A repeat answers
+    /// the same, a sealed location its sealed length.
+    pub fn freeze(&mut self) -> Option<u64> {
+        match self.life {
+            Life::Open => {
+                self.life = Life::Frozen { acked: self.length };
+                Some(self.length)
+            }
+            Life::Frozen { acked } => Some(acked),
+            Life::Sealed { length, .. } => Some(length),
+            Life::Gone => None,
+        }
+    }
+
+    /// Cuts the location at `length` bytes and makes it readable under `seal`; implies a freeze.
+    pub fn seal(&mut self, seal: SealId, length: u64) -> Sealing {
+        match self.life {
+            Life::Open | Life::Frozen { .. } => self.cut(seal, length),
+            Life::Sealed { seal: earlier, length: at } if (earlier, at) == (seal, length) => {
+                Sealing::Sealed { batches: self.batches.len() as u64 }
+            }
+            Life::Sealed { .. } => Sealing::Conflict,
+            Life::Gone => Sealing::Unknown,
+        }
+    }
+
+    /// Forgets everything. Repeating it changes nothing.
+    pub fn drop_all(&mut self) {
+        *self = Self { life: Life::Gone, ..Self::new() };
+    }
+
+    fn cut(&mut self, seal: SealId, length: u64) -> Sealing {
+        if self.length < length {
+            let held = self.length;
+            self.drop_all();
+            return Sealing::Short { held };
+        }
+        let (mut end, mut kept) = (self.length, self.batches.len());
+        while end > length {
+            kept -= 1;
+            end -= u64::from(self.batches[kept].stored_bytes);
+        }
+        if end != length {
+            return Sealing::Conflict;
+        }
+        self.batches.truncate(kept);
+        self.batches.shrink_to_fit();
+        self.chunk_ends.retain(|chunk| chunk.offset <= length);
+        self.length = length;
+        self.life = Life::Sealed { seal, length };
+        Sealing::Sealed { batches: kept as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_proto::id::{Attempt, BatchId, MapId};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::push::{Admission, BatchEntry};
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push(u32),
+        Freeze,
+        Seal(u64, u64),
+        Drop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (1u32..6).prop_map(Step::Push),
+            2 => Just(Step::Freeze),
+            2 => (1u64..3, 0u64..30).prop_map(|(seal, length)| Step::Seal(seal, length)),
+            1 => Just(Step::Drop),
+        ]
+    }
+
+    /// The rules said again, over the plain list of batch lengths.
+    #[derive(Default)]
+    struct Model {
+        lengths: Vec<u64>,
+        closed: bool,
+        sealed: Option<(u64, u64)>,
+        gone: bool,
+    }
+
+    impl Model {
+        fn length(&self) -> u64 {
+            self.lengths.iter().sum()
+        }
+
+        fn seal(&mut self, pair: (u64, u64)) -> Sealing {
+            let borders: Vec<u64> = (0..=self.lengths.len()).map(|count| self.lengths[..count].iter().sum()).collect();
+            let at = borders.iter().position(|border| *border == pair.1);
+            match (self.sealed, at) {
+                _ if self.gone => Sealing::Unknown,
+                (Some(earlier), _) if earlier != pair => Sealing::Conflict,
+                (None, _) if self.length() < pair.1 => {
+                    let held = self.length();
+                    *self = Self { gone: true, ..Self::default() };
+                    Sealing::Short { held }
+                }
+                (_, None) => Sealing::Conflict,
+                (_, Some(count)) => {
+                    self.lengths.truncate(count);
+                    (self.closed, self.sealed) = (true, Some(pair));
+                    Sealing::Sealed { batches: count as u64 }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_location_lives_as_the_model_does(steps in prop::collection::vec(step(), 0..40)) {
+            let (mut log, mut model) = (Log::new(), Model::default());
+            for step in steps {
+                match step {
+                    Step::Push(bytes) => {
+                        let expected = if model.closed || model.gone {
+                            Admission::HardSplit
+                        } else {
+                            Admission::Append { offset: model.length() }
+                        };
+                        prop_assert_eq!(log.admit(), expected);
+                        if expected != Admission::HardSplit {
+                            log.append(BatchEntry { map: MapId(0), attempt: Attempt(0), batch: BatchId(0), stored_bytes: bytes });
+                            model.lengths.push(u64::from(bytes));
+                        }
+                    }
+                    Step::Freeze => {
+                        prop_assert_eq!(log.freeze(), (!model.gone).then(|| model.length()));
+                        model.closed = true;
+                    }
+                    Step::Seal(seal, length) => prop_assert_eq!(log.seal(SealId(seal), length), model.seal((seal, length))),
+                    Step::Drop => {
+                        log.drop_all();
+                        model = Model { gone: true, ..Model::default() };
+                    }
+                }
+                prop_assert_eq!((log.length(), log.batches()), (model.length(), model.lengths.len()));
+            }
+        }
+    }
+}

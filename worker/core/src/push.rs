@@ -1,0 +1,227 @@
+//! Whether a batch may be appended, and the list of what was.
+//!
+//! Owns a location's life and its batch list: stored bytes are never parsed again. Does not own where the bytes are
+//! (`memory`), the steps that end a life (`commit`), nor the reading of it (`fetch`).
+
+use mallorn_proto::batch::BatchHeader;
+use mallorn_proto::id::{Attempt, BatchId, MapId, SealId};
+use mallorn_proto::limits::{CHUNK_BYTES, CHUNKS_MAX};
+
+/// The life of a location on this worker. It only moves downwards in this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Takes batches.
+    Open,
+    /// Takes none any more, for good.
+    Frozen {
+        /// Bytes that were acked: with one copy, all that it held.
+        acked: u64,
+    },
+    /// Readable under this seal; its bytes never change.
+    Sealed {
+        /// Drawn by the lifecycle manager, once per location.
+        seal: SealId,
+        /// Fixed with the seal, in bytes.
+        length: u64,
+    },
+    /// Released, or too short for its seal; it holds nothing.
+    Gone,
+}
+
+impl Life {
+    /// The name used in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Frozen { .. } => "frozen",
+            Self::Sealed { .. } => "sealed",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// One appended batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchEntry {
+    /// The map task.
+    pub map: MapId,
+    /// Its attempt.
+    pub attempt: Attempt,
+    /// The batch.
+    pub batch: BatchId,
+    /// Bytes that it takes in the log, its header included.
+    pub stored_bytes: u32,
+}
+
+impl BatchEntry {
+    /// Bytes of heap that one entry takes.
+    pub const HEAP_BYTES: u64 = size_of::<Self>() as u64;
+}
+
+impl From<BatchHeader> for BatchEntry {
+    /// # Panics
+    /// When the batch is over 4 GiB; every body is bounded far below.
+    fn from(header: BatchHeader) -> Self {
+        let stored_bytes = u32::try_from(header.stored_bytes()).expect("a batch is within the largest body");
+        Self { map: header.map, attempt: header.attempt, batch: header.batch, stored_bytes }
+    }
+}
+
+/// What becomes of a batch that has been verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is appended at this logical offset.
+    Append {
+        /// In bytes from the location's start.
+        offset: u64,
+    },
+    /// The location takes no more: the batch belongs in the next epoch.
+    HardSplit,
+}
+
+/// Where a chunk that is complete ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkEnd {
+    /// In bytes from the location's start.
+    pub(crate) offset: u64,
+    /// Batches before it.
+    pub(crate) batches: usize,
+}
+
+/// A location's log: its life, and what was appended to it, in order.
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub(crate) life: Life,
+    pub(crate) length: u64,
+    pub(crate) batches: Vec<BatchEntry>,
+    /// The chunks that are complete: one ends with the batch that reaches [`CHUNK_BYTES`] from its start, so that their
+    /// borders depend on batch lengths alone and are the same on every copy.
+    pub(crate) chunk_ends: Vec<ChunkEnd>,
+}
+
+impl Log {
+    /// Open and empty.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { life: Life::Open, length: 0, batches: Vec::new(), chunk_ends: Vec::new() }
+    }
+
+    /// Where in its life the location is.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Bytes appended; once sealed, the sealed length.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Batches appended; once sealed, those below the sealed length.
+    #[must_use]
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Whether a batch may be appended now. A batch is never refused as a duplicate: exactly-once is the reader's work.
+    #[must_use]
+    pub fn admit(&self) -> Admission {
+        match self.life {
+            Life::Open if self.chunk_ends.len() + 1 < CHUNKS_MAX => Admission::Append { offset: self.length },
+            Life::Open | Life::Frozen { .. } | Life::Sealed { .. } | Life::Gone => Admission::HardSplit,
+        }
+    }
+
+    /// Notes a batch whose bytes now lie at the offset that [`Log::admit`] gave.
+    ///
+    /// # Panics
+    /// When the location is not open.
+    pub fn append(&mut self, entry: BatchEntry) {
+        assert!(self.life == Life::Open, "only an open location is appended to");
+        let chunk_start = self.chunk_ends.last().map_or(0, |end| end.offset);
+        self.batches.push(entry);
+        self.length += u64::from(entry.stored_bytes);
+        if self.length - chunk_start >= CHUNK_BYTES {
+            self.chunk_ends.push(ChunkEnd { offset: self.length, batches: self.batches.len() });
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What becomes of one location of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// A new location is made.
+    Make,
+    /// It is there and open: the same handle again.
+    Repeat,
+    /// It is there and takes no more batches.
+    Closed,
+    /// Its first batch might find no memory.
+    Full,
+    /// The worker takes no new locations.
+    Draining,
+}
+
+/// Decides on one location of a reservation. `present` is its life if the worker has it, `push_free_bytes` what pushes
+/// may still take. A new location is made only where one maximal body has room.
+#[must_use]
+pub fn reserve(present: Option<Life>, draining: bool, push_free_bytes: u64, body_bytes_max: u32) -> Reservation {
+    match present {
+        Some(Life::Open) => Reservation::Repeat,
+        Some(Life::Frozen { .. } | Life::Sealed { .. }) => Reservation::Closed,
+        Some(Life::Gone) | None if draining => Reservation::Draining,
+        Some(Life::Gone) | None if push_free_bytes < u64::from(body_bytes_max) => Reservation::Full,
+        Some(Life::Gone) | None => Reservation::Make,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(stored_bytes: u32) -> BatchEntry {
+        BatchEntry { map: MapId(1), attempt: Attempt(0), batch: BatchId(0), stored_bytes }
+    }
+
+    #[test]
+    fn only_an_open_location_takes_batches() {
+        let mut log = Log::new();
+        assert_eq!(log.admit(), Admission::Append { offset: 0 });
+        log.append(entry(100));
+        log.append(entry(28));
+        assert_eq!(log.admit(), Admission::Append { offset: 128 });
+        for life in [Life::Frozen { acked: 128 }, Life::Sealed { seal: SealId(1), length: 128 }, Life::Gone] {
+            log.life = life;
+            assert_eq!(log.admit(), Admission::HardSplit);
+        }
+    }
+
+    #[test]
+    fn a_location_has_no_more_chunks_than_a_reader_can_be_told() {
+        let mut log = Log::new();
+        for _ in 1..CHUNKS_MAX {
+            assert!(matches!(log.admit(), Admission::Append { .. }));
+            log.append(entry(CHUNK_BYTES as u32));
+        }
+        assert_eq!(log.admit(), Admission::HardSplit);
+    }
+
+    #[test]
+    fn a_reservation_repeats_closes_or_is_made_while_there_is_room() {
+        let body = 1000;
+        assert_eq!(reserve(Some(Life::Open), true, 0, body), Reservation::Repeat);
+        assert_eq!(reserve(Some(Life::Frozen { acked: 0 }), false, 5000, body), Reservation::Closed);
+        assert_eq!(reserve(Some(Life::Sealed { seal: SealId(1), length: 0 }), false, 5000, body), Reservation::Closed);
+        assert_eq!(reserve(None, true, 5000, body), Reservation::Draining);
+        assert_eq!(reserve(None, false, 999, body), Reservation::Full);
+        assert_eq!(reserve(Some(Life::Gone), false, 1000, body), Reservation::Make);
+    }
+}

@@ -1,0 +1,104 @@
+//! Freezes, seals and releases locations.
+//!
+//! Owns carrying the steps out on the tables and giving memory back. Does not own what the steps mean
+//! (`mallorn_worker_core::commit`) nor who may ask for them (`service`).
+
+use std::sync::Arc;
+
+use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
+use mallorn_worker_core::commit::Sealing;
+
+use crate::memory::location::Location;
+use crate::memory::store::Store;
+
+impl Store {
+    /// Ends acks of locations for good; the acked length of each, `None` where it is unknown.
+    pub(crate) fn freeze(&self, application: &Application, ids: &[LocationId]) -> Vec<Option<u64>> {
+        let locations = self.by_names(application, ids);
+        locations.iter().map(|location| self.freeze_one(location.as_ref()?)).collect()
+    }
+
+    fn freeze_one(&self, location: &Location) -> Option<u64> {
+        let mut state = location.lock();
+        let before = state.log.life();
+        let acked = state.log.freeze();
+        let after = state.log.life();
+        if before != after {
+            state.trim();
+            self.metrics.location_moved(before, after);
+        }
+        acked
+    }
+
+    /// Cuts locations at their length and makes them readable.
+    pub(crate) fn seal(&self, application: &Application, seals: &[(LocationId, SealId, u64)]) -> Vec<Sealing> {
+        let ids: Vec<_> = seals.iter().map(|(id, _, _)| *id).collect();
+        let locations = self.by_names(application, &ids);
+        let seal = |(location, (_, seal, length)): (Option<Arc<Location>>, &(LocationId, SealId, u64))| match location {
+            Some(location) => self.seal_one(application, &location, *seal, *length),
+            None => Sealing::Unknown,
+        };
+        locations.into_iter().zip(seals).map(seal).collect()
+    }
+
+    fn seal_one(&self, application: &Application, location: &Arc<Location>, seal: SealId, length: u64) -> Sealing {
+        let mut state = location.lock();
+        let before = state.log.life();
+        let sealing = state.log.seal(seal, length);
+        self.metrics.location_moved(before, state.log.life());
+        match sealing {
+            Sealing::Sealed { .. } => state.trim(),
+            Sealing::Short { held } => {
+                state.clear();
+                drop(state);
+                self.forget(application, location);
+                tracing::warn!(location = %location.id, held, length, "drop a location that is shorter than its seal");
+            }
+            Sealing::Unknown | Sealing::Conflict => {}
+        }
+        sealing
+    }
+
+    /// Forgets shuffles from the first up to, not including, the end; returns the bytes of memory given back.
+    pub(crate) fn release(&self, application: &Application, first: u32, end: u32) -> u64 {
+        self.clear(&self.remove(application, first, end))
+    }
+
+    /// Forgets everything of an application; returns the bytes of memory given back.
+    pub(crate) fn release_all(&self, application: &Application) -> u64 {
+        self.clear(&self.remove_all(application))
+    }
+
+    /// Readers finish on what they hold; its memory follows with the last of them.
+    fn clear(&self, locations: &[Arc<Location>]) -> u64 {
+        let clear = |location: &Arc<Location>| {
+            let mut state = location.lock();
+            let before = state.log.life();
+            let bytes = state.clear();
+            self.metrics.location_moved(before, state.log.life());
+            bytes
+        };
+        let bytes = locations.iter().map(clear).sum();
+        self.metrics.released_bytes.inc_by(bytes);
+        bytes
+    }
+
+    /// Ends acks of everything, and takes no new locations from here on.
+    pub(crate) fn drain(&self) {
+        for location in self.begin_draining() {
+            self.freeze_one(&location);
+        }
+    }
+
+    /// Draws a fresh incarnation, as a worker does that was declared lost: what was open is frozen, handles are void.
+    pub(crate) fn start_again(&self) -> Incarnation {
+        let (incarnation, locations) = self.begin_incarnation();
+        for location in locations {
+            self.freeze_one(&location);
+        }
+        incarnation
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! The worker's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mallorn_runtime::config::{ByteSize, Check, Invalid, settings};
+use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
+
+settings! {
+    /// Settings of a worker.
+    pub struct WorkerConfig {
+        /// Name shown to people, unique in the cluster; by default host and port of the control address.
+        pub name: Option<String>,
+        /// host:port of the master.
+        pub master: String = "127.0.0.1:9097".to_owned(),
+        /// Where gRPC is served: reservations, commits, releases.
+        pub control_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 9101)),
+        /// Where pushes and fetches are served.
+        pub data_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 9102)),
+        /// Where metrics and probes are served; left out, nowhere.
+        pub admin_listen: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 9103))),
+        /// Host under which others reach this worker; by default the address listened on, or else the machine's name.
+        pub advertised_host: Option<String>,
+        /// Folders that keep who this worker is. Without any it is a new worker at each start.
+        pub data_folders: Vec<PathBuf>,
+        /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept.
+        pub memory: ByteSize = ByteSize::gib(1),
+        /// Connections on the data port at once; more are refused.
+        pub connections_max: usize = 4096,
+    }
+}
+
+impl Check for WorkerConfig {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.memory.bytes() < BUDGET_BYTES_MIN {
+            return Err(Invalid::new("memory", format!("must be at least {}", ByteSize(BUDGET_BYTES_MIN))));
+        }
+        if self.connections_max == 0 {
+            return Err(Invalid::new("connections_max", "must be at least 1"));
+        }
+        if self.master.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            return Err(Invalid::new("master", "must be host:port"));
+        }
+        if self.advertised_host.as_ref().is_some_and(String::is_empty) {
+            return Err(Invalid::new("advertised_host", "must not be empty"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_runtime::config::Loader;
+
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Loader::new().toml("worker.toml", text).load::<WorkerConfig>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_good_and_bad_values_say_what_to_set() {
+        assert!(Loader::new().load::<WorkerConfig>().is_ok());
+        assert!(refusal("memory = '1KiB'").contains("must be at least 16MiB"));
+        assert!(refusal("connections_max = 0").contains("must be at least 1"));
+        assert!(refusal("master = 'nowhere'").contains("must be host:port"));
+    }
+}

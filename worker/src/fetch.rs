@@ -1,0 +1,218 @@
+//! Serves readers: streams over sealed locations, whole batches straight out of the arena.
+//!
+//! Owns the fetch connection's loop, its streams and their bound. Does not own what an answer holds
+//! (`mallorn_worker_core::fetch`). Bodies are never copied; what an answer holds of the arena is given back when it has
+//! been written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mallorn_proto::id::Application;
+use mallorn_proto::message::{CloseStream, Failure, Fetch, Fetched, Kind, Open, Opened};
+use mallorn_proto::status::Status;
+use mallorn_runtime::connection::{Inbound, Incoming, Outbound};
+use mallorn_runtime::task::Shutdown;
+use mallorn_worker_core::fetch::{Cursor, FetchError, MapRange, OpenError, Plan};
+use mallorn_worker_core::memory::Pool;
+
+use crate::memory::arena::{Charge, ReceiveBuffers, View};
+use crate::memory::location::Location;
+use crate::memory::store::Store;
+use crate::metrics::Counted;
+use crate::server::Ended;
+
+/// Most streams that one connection may have open.
+pub(crate) const STREAMS_MAX: usize = 1024;
+
+/// Answers queued are written out once they have this many bytes.
+const FLUSH_BYTES: usize = 1024 * 1024;
+
+/// Heap of one stream.
+const STREAM_HEAP_BYTES: u64 = 256;
+
+/// Heap of one piece of an answer.
+const PIECE_HEAP_BYTES: u64 = 128;
+
+/// A connection that reads.
+pub(crate) struct FetchConnection<'a> {
+    pub(crate) streams: Streams<'a>,
+    pub(crate) inbound: Inbound<ReceiveBuffers>,
+    pub(crate) outbound: &'a mut Outbound,
+}
+
+impl FetchConnection<'_> {
+    /// Serves until the peer is done or the shutdown is triggered.
+    pub(crate) async fn serve(&mut self, shutdown: &Shutdown) -> Result<(), Ended> {
+        loop {
+            // What the queued answers hold is counted until they are written.
+            let mut held = Vec::new();
+            while let Some(incoming) = self.inbound.buffered()? {
+                held.extend(self.streams.answer(&incoming, self.outbound)?);
+                if self.outbound.queued_bytes() >= FLUSH_BYTES {
+                    self.outbound.flush().await?;
+                    held.clear();
+                }
+            }
+            if self.outbound.queued_bytes() > 0 {
+                self.outbound.flush().await?;
+            }
+            drop(held);
+            let Some(more) = shutdown.or(self.inbound.fill()).await else { return Ok(()) };
+            if !more? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The streams of one connection.
+pub(crate) struct Streams<'a> {
+    store: &'a Store,
+    application: Application,
+    open: BTreeMap<u64, Stream>,
+    next: u64,
+}
+
+struct Stream {
+    location: Arc<Location>,
+    maps: MapRange,
+    cursor: Cursor,
+    _heap: Charge,
+    _counted: Counted,
+}
+
+/// Why a request on a fetch connection failed; the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("no stream {stream} is open on this connection; open the location again")]
+    NoStream { stream: u64 },
+    #[error("{STREAMS_MAX} streams are open on this connection; close some, or use another one")]
+    TooManyStreams,
+    #[error("the worker has no memory left for readers; try again later")]
+    NoMemory,
+}
+
+impl RequestError {
+    fn status(self) -> Status {
+        match self {
+            Self::Open(OpenError::NotHere) | Self::Fetch(FetchError::NotHere) | Self::NoStream { .. } => {
+                Status::NotHere
+            }
+            Self::Fetch(FetchError::NotABorder { .. }) => Status::Malformed,
+            Self::Fetch(FetchError::TooLarge { .. }) => Status::TooLarge,
+            Self::TooManyStreams | Self::NoMemory => Status::Busy,
+        }
+    }
+}
+
+impl<'a> Streams<'a> {
+    /// None open; they read locations of `application`.
+    pub(crate) fn new(store: &'a Store, application: Application) -> Self {
+        Self { store, application, open: BTreeMap::new(), next: 1 }
+    }
+
+    /// Queues the answer to one frame; returns what it holds beside the arena's pieces.
+    fn answer(&mut self, incoming: &Incoming<'_>, outbound: &mut Outbound) -> Result<Option<Charge>, Ended> {
+        let (kind, header) = match incoming {
+            Incoming::Whole { kind, header, body: [] } => (Kind::from_wire(*kind)?, *header),
+            Incoming::Whole { kind, .. } | Incoming::Large { kind, .. } => {
+                return Err(Ended::Unexpected { kind: Kind::from_wire(*kind)? });
+            }
+        };
+        match kind {
+            Kind::Open => {
+                let open = Open::decode(header)?;
+                match self.open(&open) {
+                    Ok(opened) => {
+                        queue(outbound, Kind::Opened, |head| opened.encode(head).expect("admission bounds chunks"))
+                    }
+                    Err(error) => fail(outbound, open.request, error),
+                }
+                Ok(None)
+            }
+            Kind::Fetch => {
+                let fetch = Fetch::decode(header)?;
+                match self.fetch(&fetch) {
+                    Ok((plan, body, heap)) => {
+                        self.queue_body(&fetch, &plan, body, outbound);
+                        Ok(Some(heap))
+                    }
+                    Err(error) => {
+                        fail(outbound, fetch.request, error);
+                        Ok(None)
+                    }
+                }
+            }
+            Kind::CloseStream => {
+                self.open.remove(&CloseStream::decode(header)?.stream);
+                Ok(None)
+            }
+            kind => Err(Ended::Unexpected { kind }),
+        }
+    }
+
+    fn open(&mut self, open: &Open) -> Result<Opened, RequestError> {
+        if self.open.len() >= STREAMS_MAX {
+            return Err(RequestError::TooManyStreams);
+        }
+        let location = self.store.by_name(&self.application, open.location).ok_or(OpenError::NotHere)?;
+        let (length, chunk_ends) = {
+            let state = location.lock();
+            (state.log.open(open.seal)?, state.log.chunk_ends().collect())
+        };
+        let heap = self.store.arena.charge(Pool::Read, STREAM_HEAP_BYTES).ok_or(RequestError::NoMemory)?;
+        let counted = Counted::begin(self.store.metrics.streams.clone());
+        let maps = MapRange { start: open.map_start, end: open.map_end };
+        let stream = self.next;
+        self.next += 1;
+        let cursor = Cursor::default();
+        self.open.insert(stream, Stream { location, maps, cursor, _heap: heap, _counted: counted });
+        Ok(Opened { request: open.request, stream, length, chunk_ends })
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) -> Result<(Plan, Vec<View>, Charge), RequestError> {
+        let stream = self.open.get_mut(&fetch.stream).ok_or(RequestError::NoStream { stream: fetch.stream })?;
+        let state = stream.location.lock();
+        let plan = state.log.plan(stream.cursor, fetch.offset, fetch.limit, stream.maps)?;
+        let mut views = Vec::new();
+        for run in &plan.runs {
+            state.views(run.clone(), &mut views);
+        }
+        drop(state);
+        let heap = views.len() as u64 * PIECE_HEAP_BYTES;
+        let heap = self.store.arena.charge(Pool::Read, heap).ok_or(RequestError::NoMemory)?;
+        stream.cursor = plan.next;
+        Ok((plan, views, heap))
+    }
+
+    fn queue_body(&self, fetch: &Fetch, plan: &Plan, views: Vec<View>, outbound: &mut Outbound) {
+        self.store.metrics.fetch_requests.inc();
+        self.store.metrics.fetch_bytes.inc_by(plan.bytes);
+        let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);
+        let fetched = Fetched { request, stream, offset, next: plan.next.offset };
+        let body = views.into_iter().map(Bytes::from_owner).collect();
+        outbound.push_with_body(Kind::Fetched as u8, body, |head| {
+            fetched.encode(head);
+            Fetched::ENCODED_BYTES
+        });
+    }
+}
+
+fn fail(outbound: &mut Outbound, request: u64, error: RequestError) {
+    let failure = Failure { request, status: error.status(), text: error.to_string() };
+    queue(outbound, Kind::Failure, |head| failure.encode(head));
+}
+
+/// Queues a message that is all header.
+fn queue(outbound: &mut Outbound, kind: Kind, encode: impl FnOnce(&mut bytes::BytesMut)) {
+    outbound.push(kind as u8, |head| {
+        let before = head.len();
+        encode(head);
+        head.len() - before
+    });
+}

@@ -1,0 +1,198 @@
+//! Who this worker is: its id, kept in each of its data folders.
+//!
+//! Owns the file `worker-id` and what follows from what the folders say. Does not own the incarnation, which is fresh at
+//! each start, nor anything else in the folders.
+
+use std::path::{Path, PathBuf};
+
+use mallorn_proto::id::WorkerId;
+use mallorn_runtime::disk::{CreateDirError, Disk, ReadError, ReplaceError};
+use mallorn_runtime::random::Random;
+
+/// The file's name in each folder.
+const FILE: &str = "worker-id";
+/// The file's first line; a later form gets another.
+const FORM: &str = "mallorn worker 1";
+/// Far more than the file ever has.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// What a worker is called by others, for as long as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cluster: String,
+    pub(crate) worker: WorkerId,
+    /// Largest body that the cluster takes, in bytes.
+    pub(crate) body_limit_bytes: u32,
+}
+
+/// Why a worker does not know who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A data folder can't be used.
+    #[error("a folder of `worker.data_folders`: {0}")]
+    Folder(#[from] CreateDirError),
+    /// A folder's id can't be read.
+    #[error("a folder of `worker.data_folders`: {0}")]
+    Read(#[from] ReadError),
+    /// A folder's id can't be written.
+    #[error("a folder of `worker.data_folders`: {0}")]
+    Write(#[from] ReplaceError),
+    /// A file by the id's name that holds something else.
+    #[error("{path} is not a worker's id ({line:?}): remove the folder's content, or name another folder", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The line that is wrong.
+        line: String,
+    },
+    /// A folder of another cluster's worker.
+    #[error(
+        "{folder} belongs to a worker of the cluster `{found}`, this one is of `{cluster}`: set `cluster`, or name \
+         another folder in `worker.data_folders`",
+        folder = folder.display()
+    )]
+    OtherCluster {
+        /// The folder.
+        folder: PathBuf,
+        /// The cluster named in it.
+        found: String,
+        /// This worker's cluster.
+        cluster: String,
+    },
+    /// Folders of two workers.
+    #[error(
+        "{one} belongs to worker {one_id}, {other} to worker {other_id}: `worker.data_folders` must name folders of one \
+         worker, or blank ones",
+        one = one.display(),
+        other = other.display()
+    )]
+    Disagree {
+        /// A folder.
+        one: PathBuf,
+        /// The worker that it belongs to.
+        one_id: WorkerId,
+        /// Another folder.
+        other: PathBuf,
+        /// The worker that this belongs to.
+        other_id: WorkerId,
+    },
+}
+
+/// Finds the worker's id in its folders, and writes it into those that are blank. Blank folders alone are a new worker,
+/// and so is, at each start, a worker without folders. Blocks.
+///
+/// # Errors
+/// When a folder can't be used, belongs to another cluster, or to another worker than the folders before it.
+pub(crate) fn find(
+    disk: &Disk,
+    folders: &[PathBuf],
+    cluster: &str,
+    random: &Random,
+) -> Result<WorkerId, IdentityError> {
+    let mut found: Option<(&Path, WorkerId)> = None;
+    let mut blank = Vec::new();
+    for folder in folders {
+        disk.create_dir(folder)?;
+        let Some(id) = read(disk, folder, cluster)? else {
+            blank.push(folder);
+            continue;
+        };
+        match found {
+            Some((one, one_id)) if one_id != id => {
+                let (one, other) = (one.to_owned(), folder.clone());
+                return Err(IdentityError::Disagree { one, one_id, other, other_id: id });
+            }
+            Some(_) | None => found = Some((folder, id)),
+        }
+    }
+    let id = found.map_or_else(|| WorkerId(random.wide_id()), |(_, id)| id);
+    for folder in blank {
+        let text = format!("{FORM}\ncluster {cluster}\nworker {id}\n");
+        disk.replace(&folder.join(FILE), text.as_bytes())?;
+    }
+    Ok(id)
+}
+
+fn read(disk: &Disk, folder: &Path, cluster: &str) -> Result<Option<WorkerId>, IdentityError> {
+    let path = folder.join(FILE);
+    let bytes = match disk.read(&path, FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(ReadError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    let mut line = |key: &str| {
+        let line = lines.next().unwrap_or_default();
+        line.strip_prefix(key).map(str::to_owned).ok_or_else(|| unreadable(&path, line))
+    };
+    let form = line(FORM)?;
+    if !form.is_empty() {
+        return Err(unreadable(&path, &format!("{FORM}{form}")));
+    }
+    let found = line("cluster ")?;
+    if found != cluster {
+        return Err(IdentityError::OtherCluster { folder: folder.to_owned(), found, cluster: cluster.to_owned() });
+    }
+    let id = line("worker ")?;
+    id.parse().map(Some).map_err(|_| unreadable(&path, &id))
+}
+
+fn unreadable(path: &Path, line: &str) -> IdentityError {
+    IdentityError::Unreadable { path: path.to_owned(), line: line.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folders(root: &Path, names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(|name| root.join(name)).collect()
+    }
+
+    fn find_in(root: &Path, names: &[&str], cluster: &str, seed: u64) -> Result<WorkerId, IdentityError> {
+        find(&Disk::real(), &folders(root, names), cluster, &Random::seeded(seed))
+    }
+
+    #[test]
+    fn the_id_stays_with_the_folders() {
+        let root = tempfile::tempdir().unwrap();
+        let id = find_in(root.path(), &["a", "b"], "east", 1).unwrap();
+        assert_eq!(find_in(root.path(), &["a", "b"], "east", 2).unwrap(), id);
+        assert_eq!(find_in(root.path(), &["c", "b"], "east", 3).unwrap(), id, "a blank folder joins the others");
+        assert_eq!(find_in(root.path(), &["c"], "east", 4).unwrap(), id);
+        assert_ne!(find_in(root.path(), &[], "east", 5).unwrap(), id);
+    }
+
+    #[test]
+    fn folders_of_two_workers_or_another_cluster_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        find_in(root.path(), &["a"], "east", 1).unwrap();
+        find_in(root.path(), &["b"], "east", 2).unwrap();
+        let error = find_in(root.path(), &["a", "b"], "east", 3).unwrap_err();
+        assert!(matches!(error, IdentityError::Disagree { .. }), "{error}");
+        let error = find_in(root.path(), &["a"], "west", 3).unwrap_err();
+        assert!(error.to_string().contains("of the cluster `east`, this one is of `west`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let id = find_in(root.path(), &["a"], "east", 1).unwrap();
+        let file = root.path().join("a").join(FILE);
+        let good = format!("{FORM}\ncluster east\nworker {id}\n");
+        for text in ["", "garbage", &good.replace("worker 1", "worker 12"), &good.replace(&id.to_string(), "x")] {
+            Disk::real().replace(&file, text.as_bytes()).unwrap();
+            let error = find_in(root.path(), &["a"], "east", 1).unwrap_err();
+            assert!(matches!(error, IdentityError::Unreadable { .. }), "{text:?}: {error}");
+        }
+        Disk::real().replace(&file, good.as_bytes()).unwrap();
+        assert_eq!(find_in(root.path(), &["a"], "east", 9).unwrap(), id);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_a_clear_error() {
+        let error = find(&Disk::real(), &[PathBuf::from("/proc/mallorn")], "east", &Random::seeded(1)).unwrap_err();
+        assert!(error.to_string().contains("can't create the folder /proc/mallorn"), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The link to the master: register, heartbeat, obey.
+//!
+//! Owns when the master is called and what its answers cause. Nothing else depends on the master: while it is away,
+//! pushes, commits and reads go on, and this keeps trying. Does not own how what is held is told
+//! (`mallorn_worker_core::master_link`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_proto::id::{Application, Incarnation};
+use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::v1;
+use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_runtime::clock;
+use mallorn_runtime::grpc;
+use mallorn_runtime::random::Random;
+use mallorn_runtime::task::Shutdown;
+use mallorn_worker_core::master_link::{Held, pages};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::identity::Identity;
+use crate::memory::store::Store;
+use crate::service::memory_to_wire;
+
+/// How long a call may take.
+const CALL_WITHIN: Duration = Duration::from_secs(5);
+/// The first wait before a failed call is repeated; each further one doubles it.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait before a failed call is repeated.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// What a master may ask for between heartbeats; anything else is taken for the nearest of these.
+const HEARTBEAT_BETWEEN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+/// How long the last heartbeat of a draining worker may take.
+const LAST_WITHIN: Duration = Duration::from_secs(1);
+
+/// Where this worker is reached, for people and for callers.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) name: String,
+    pub(crate) control: String,
+    pub(crate) data: String,
+}
+
+/// The worker's side of its relation to the master.
+pub(crate) struct MasterLink {
+    client: MasterClient<Channel>,
+    identity: Arc<Identity>,
+    store: Arc<Store>,
+    addresses: Addresses,
+    random: Random,
+    registered: watch::Sender<bool>,
+}
+
+/// Why the master's answer is not one.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{}: {}", .0.code(), .0.message())]
+    Call(#[from] tonic::Status),
+}
+
+/// What a heartbeat's answer says about the registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Known,
+    Again,
+}
+
+impl MasterLink {
+    /// A link to the master at `master` (host:port); it is called from [`MasterLink::run`] on.
+    ///
+    /// # Errors
+    /// `InvalidInput` when that is not an address.
+    pub(crate) fn new(
+        master: &str,
+        identity: Arc<Identity>,
+        store: Arc<Store>,
+        addresses: Addresses,
+        random: Random,
+    ) -> std::io::Result<Self> {
+        let client = MasterClient::new(grpc::channel(master, CALL_WITHIN)?)
+            .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        Ok(Self { client, identity, store, addresses, random, registered: watch::Sender::new(false) })
+    }
+
+    /// Whether the master knows this worker, now and later.
+    pub(crate) fn registered(&self) -> watch::Receiver<bool> {
+        self.registered.subscribe()
+    }
+
+    /// Keeps the worker known to the master until the drain is triggered; then says so, once.
+    pub(crate) async fn run(mut self, drain: Shutdown) {
+        while let Some(pause) = drain.or(self.register_until_done()).await {
+            if drain.or(self.beat_until_forgotten(pause)).await.is_none() {
+                break;
+            }
+            self.registered.send_replace(false);
+            self.store.metrics.register_again.inc();
+            let incarnation = self.store.start_again();
+            tracing::warn!(%incarnation, "register again: the master had given this worker up; open locations are frozen");
+        }
+        if *self.registered.borrow() {
+            // The master learns it from the lease in any case; it only learns it sooner this way.
+            let _ = clock::timeout(LAST_WITHIN, self.heartbeat()).await;
+        }
+    }
+
+    /// Registers; returns the time between heartbeats.
+    async fn register_until_done(&mut self) -> Duration {
+        let mut retry = Retry::default();
+        loop {
+            match self.register().await {
+                Ok(pause) => {
+                    tracing::info!(worker = %self.identity.worker, name = self.addresses.name, "register with the master");
+                    self.registered.send_replace(true);
+                    return pause;
+                }
+                Err(error) => self.wait_out(&error, &mut retry, "register with the master").await,
+            }
+        }
+    }
+
+    /// Sends heartbeats until the master asks for a fresh registration.
+    async fn beat_until_forgotten(&mut self, pause: Duration) {
+        let mut retry = Retry::default();
+        loop {
+            match self.heartbeat().await {
+                Ok(Standing::Again) => return,
+                Ok(Standing::Known) => {
+                    retry = Retry::default();
+                    clock::sleep(pause).await;
+                }
+                Err(error) => self.wait_out(&error, &mut retry, "send the master a heartbeat").await,
+            }
+        }
+    }
+
+    async fn wait_out(&self, error: &LinkError, retry: &mut Retry, what: &'static str) {
+        if retry.is_first() {
+            tracing::warn!(%error, "{what}; trying on");
+        } else {
+            tracing::debug!(%error, "{what}; trying on");
+        }
+        clock::sleep(self.random.jitter(retry.next())).await;
+    }
+
+    async fn register(&mut self) -> Result<Duration, LinkError> {
+        let request = v1::RegisterWorkerRequest {
+            cluster: self.identity.cluster.clone(),
+            address: Some(self.address(self.store.incarnation())),
+            memory: Some(memory_to_wire(&self.store.usage())),
+            disks: Vec::new(),
+            draining: self.store.is_draining(),
+            body_limit: self.identity.body_limit_bytes,
+        };
+        let reply = self.client.register_worker(request).await?.into_inner();
+        let (shortest, longest) = HEARTBEAT_BETWEEN;
+        Ok(Duration::from_millis(reply.heartbeat_ms).clamp(shortest, longest))
+    }
+
+    fn address(&self, incarnation: Incarnation) -> v1::WorkerAddress {
+        v1::WorkerAddress {
+            worker: Some(self.identity.worker.into()),
+            name: self.addresses.name.clone(),
+            incarnation: incarnation.0,
+            control: self.addresses.control.clone(),
+            data: self.addresses.data.clone(),
+        }
+    }
+
+    /// Tells everything that is held, in as many messages as that takes.
+    async fn heartbeat(&mut self) -> Result<Standing, LinkError> {
+        for page in pages(self.store.held()) {
+            let request = v1::HeartbeatRequest {
+                cluster: self.identity.cluster.clone(),
+                worker: Some(self.identity.worker.into()),
+                incarnation: self.store.incarnation().0,
+                memory: Some(memory_to_wire(&self.store.usage())),
+                disks: Vec::new(),
+                draining: self.store.is_draining(),
+                held: page.into_iter().map(held_to_wire).collect(),
+            };
+            let reply = self.client.heartbeat(request).await?.into_inner();
+            if reply.register_again {
+                return Ok(Standing::Again);
+            }
+            self.obey(reply);
+        }
+        Ok(Standing::Known)
+    }
+
+    /// A worker deletes only on a master's word: this is it.
+    fn obey(&self, reply: v1::HeartbeatReply) {
+        for application in reply.ended.into_iter().map(Application::from) {
+            let bytes = self.store.release_all(&application);
+            tracing::info!(%application, bytes, "release an application that is over");
+        }
+        for released in reply.released {
+            let Some(application) = released.application.map(Application::from) else { continue };
+            let release = |range: &v1::Range| self.store.release(&application, range.first, range.end);
+            let bytes: u64 = released.shuffles.iter().map(release).sum();
+            tracing::debug!(%application, bytes, "release shuffles");
+        }
+    }
+}
+
+/// Waits between repeated calls.
+#[derive(Debug, Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    fn is_first(&self) -> bool {
+        self.failures == 0
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+}
+
+fn held_to_wire(held: Held) -> v1::HeldApplication {
+    let range =
+        |range: mallorn_worker_core::master_link::ShuffleRange| v1::Range { first: range.first, end: range.end };
+    v1::HeldApplication {
+        application: Some(held.application.into()),
+        shuffles: held.shuffles.into_iter().map(range).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_bound() {
+        let mut retry = Retry::default();
+        let waits: Vec<_> = (0..20).map(|_| retry.next()).collect();
+        assert_eq!(waits[..3], [RETRY_FIRST, RETRY_FIRST * 2, RETRY_FIRST * 4]);
+        assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]) && waits[19] == RETRY_MAX);
+    }
+}

@@ -1,0 +1,320 @@
+//! The arena: one mapping that is the worker's whole budget, and the handles by which parts of it are held.
+//!
+//! Owns the mapping, every access to its bytes, and giving slots back when their last holder is gone: there are no paired
+//! calls to forget. Does not own the accounting (`mallorn_worker_core::memory`), which says what is whose.
+//!
+//! This is the only module with unsafe code. All of it rests on three facts: the ledger never gives the same byte to two
+//! holders; a [`Slot`] is the only holder of its bytes, so Rust's own borrowing rules guard it; and of a slot that is
+//! shared, a [`Tail`] writes only above the length it has published, while a [`View`] reads only below it.
+
+#![expect(unsafe_code, reason = "bytes of one mapping are lent to many holders; each use says why it is sound")]
+
+use std::io;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mallorn_runtime::connection::{BufferSource, Inbound};
+use mallorn_worker_core::memory::{BudgetError, Ledger, Pool, SLOT_BYTES_MAX, Slot as Place, Usage};
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Bytes that are read from a socket at a time.
+const RECEIVE_BYTES: u64 = 256 * 1024;
+
+/// The mapping begins at a multiple of this, so that huge pages fit it from its first byte.
+const ALIGNMENT: usize = 2 * 1024 * 1024;
+
+/// Why there is no arena.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArenaError {
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    #[error("map {bytes} bytes of memory: {source}; set `worker.memory` lower")]
+    Map { bytes: u64, source: io::Error },
+}
+
+/// The worker's memory for shuffle data.
+pub(crate) struct Arena {
+    map: MmapRaw,
+    /// Bytes of the mapping before the arena, for its alignment.
+    skipped: usize,
+    ledger: Mutex<Ledger>,
+    /// Told when something was given back while somebody waits.
+    given_back: Notify,
+    waiting: AtomicUsize,
+}
+
+impl Arena {
+    /// Maps the whole budget. Memory comes behind it only as it is used, and is kept for reuse from then on.
+    pub(crate) fn new(budget_bytes: u64, body_bytes_max: u32) -> Result<Arc<Self>, ArenaError> {
+        let ledger = Ledger::new(budget_bytes, body_bytes_max)?;
+        let bytes = ledger.budget_bytes();
+        let mapped = usize::try_from(bytes)
+            .ok()
+            .and_then(|length| length.checked_add(ALIGNMENT))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
+            .and_then(|length| MmapOptions::new().len(length).no_reserve_swap().map_anon());
+        let map = mapped.map_err(|source| ArenaError::Map { bytes, source })?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+            tracing::info!(%error, "no huge pages for the arena: pushes cost more of the processor");
+        }
+        let map = MmapRaw::from(map);
+        let skipped = map.as_mut_ptr().align_offset(ALIGNMENT);
+        let (given_back, waiting) = (Notify::new(), AtomicUsize::new(0));
+        Ok(Arc::new(Self { map, skipped, ledger: Mutex::new(ledger), given_back, waiting }))
+    }
+
+    /// Takes a slot; see [`Ledger::take`].
+    pub(crate) fn take(self: &Arc<Self>, pool: Pool, wanted_bytes: u64, least_bytes: u64) -> Option<Slot> {
+        let place = self.ledger.lock().take(pool, wanted_bytes, least_bytes)?;
+        Some(Slot { held: Held { arena: Arc::clone(self), place, pool } })
+    }
+
+    /// Takes slots that together hold `bytes`, larger ones first, or nothing.
+    pub(crate) fn take_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Vec<Slot>> {
+        let mut slots = Vec::with_capacity(bytes.div_ceil(SLOT_BYTES_MAX) as usize + 1);
+        let mut missing = bytes;
+        while missing > 0 {
+            let wanted = mallorn_worker_core::memory::next_slot_bytes(0, missing);
+            let slot = self.take(pool, wanted, 1)?;
+            missing = missing.saturating_sub(slot.length() as u64);
+            slots.push(slot);
+        }
+        Some(slots)
+    }
+
+    /// Counts heap against a pool; `None` when it has no room.
+    pub(crate) fn charge(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Charge> {
+        self.ledger.lock().charge(pool, bytes).then(|| Charge { arena: Arc::clone(self), pool, bytes })
+    }
+
+    /// How things stand.
+    pub(crate) fn usage(&self) -> Usage {
+        self.ledger.lock().usage()
+    }
+
+    fn give(&self, give: impl FnOnce(&mut Ledger)) {
+        give(&mut self.ledger.lock());
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.given_back.notify_one();
+        }
+    }
+
+    fn at(&self, offset: u64) -> *mut u8 {
+        // SAFETY: the mapping is longer than the arena by `ALIGNMENT`, of which less is skipped, and every offset comes
+        // from the ledger, which stays below the arena's length: the result lies in the mapping.
+        unsafe { self.map.as_mut_ptr().add(self.skipped + offset as usize) }
+    }
+}
+
+/// Lends connections what they read into, from the receive pool.
+#[derive(Clone)]
+pub(crate) struct ReceiveBuffers(pub(crate) Arc<Arena>);
+
+impl ReceiveBuffers {
+    fn try_borrow(&self) -> Option<Slot> {
+        self.0.take(Pool::Receive, RECEIVE_BYTES, Inbound::<Self>::BUFFER_BYTES_MIN as u64)
+    }
+}
+
+impl BufferSource for ReceiveBuffers {
+    type Buffer = Slot;
+
+    async fn borrow(&self) -> Slot {
+        loop {
+            if let Some(slot) = self.try_borrow() {
+                return slot;
+            }
+            let _waiting = Waiting::begin(&self.0.waiting);
+            let mut given_back = pin!(self.0.given_back.notified());
+            given_back.as_mut().enable();
+            // Something may have been given back before this waited.
+            if let Some(slot) = self.try_borrow() {
+                return slot;
+            }
+            given_back.await;
+        }
+    }
+}
+
+/// Somebody waits, for as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Heap counted against a pool, until it is dropped.
+pub(crate) struct Charge {
+    arena: Arc<Arena>,
+    pool: Pool,
+    bytes: u64,
+}
+
+impl Charge {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Raises the charge to at least `bytes`; `false` (nothing changes) when the pool has no room.
+    pub(crate) fn raise(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let fits = more == 0 || self.arena.ledger.lock().charge(self.pool, more);
+        if fits {
+            self.bytes += more;
+        }
+        fits
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.arena.give(|ledger| ledger.refund(self.pool, self.bytes));
+    }
+}
+
+/// A place in the arena, given back when dropped. By itself it gives no access to its bytes.
+struct Held {
+    arena: Arc<Arena>,
+    place: Place,
+    pool: Pool,
+}
+
+impl Held {
+    fn start(&self) -> *mut u8 {
+        self.arena.at(self.place.offset())
+    }
+
+    fn length(&self) -> usize {
+        self.place.bytes() as usize
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.arena.give(|ledger| ledger.give(self.pool, self.place));
+    }
+}
+
+/// A slot with one holder, who may do with its bytes as it likes. What it holds at first is what its last holder left.
+pub(crate) struct Slot {
+    held: Held,
+}
+
+impl Slot {
+    /// Bytes of it.
+    pub(crate) fn length(&self) -> usize {
+        self.held.length()
+    }
+
+    /// Shares its first `length` bytes, for good.
+    pub(crate) fn into_view(self, length: usize) -> View {
+        assert!(length <= self.length(), "a view lies in its slot");
+        View { held: Arc::new(self.held), range: 0..length as u32 }
+    }
+
+    /// Makes it the place where a location appends.
+    pub(crate) fn into_tail(self) -> Tail {
+        Tail { held: Arc::new(self.held), published: 0 }
+    }
+}
+
+impl AsRef<[u8]> for Slot {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the slot's bytes lie in the mapping, which lives as long as `held`; they are initialised, because an
+        // anonymous mapping is zeroed; nobody else holds them (the ledger), and `&self` keeps this holder from writing.
+        unsafe { std::slice::from_raw_parts(self.held.start(), self.held.length()) }
+    }
+}
+
+impl AsMut<[u8]> for Slot {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_ref`; `&mut self` makes this the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.held.start(), self.held.length()) }
+    }
+}
+
+/// The writing half of a shared slot. It cannot be cloned: there is one writer.
+pub(crate) struct Tail {
+    held: Arc<Held>,
+    /// Bytes written; views lie below, and nothing below is ever written again.
+    published: u32,
+}
+
+impl Tail {
+    /// Bytes that can still be written.
+    pub(crate) fn room(&self) -> usize {
+        self.held.length() - self.published as usize
+    }
+
+    /// Writes as much of `bytes` as there is room for, and returns it as it lies in the slot.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> View {
+        let length = bytes.len().min(self.room());
+        let start = self.published;
+        // SAFETY: `start + length` is within the slot, by `room`. Nobody reads these bytes: views are made here only, of
+        // what is below `published`. Nobody else writes them: the slot has this one tail, borrowed mutably. `bytes` is
+        // elsewhere, because no reference to unpublished bytes exists. Whoever gets a view gets it from this thread by
+        // something that orders memory (a lock, an `Arc`, a channel), so it sees the bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.held.start().add(start as usize), length) };
+        self.published += length as u32;
+        View { held: Arc::clone(&self.held), range: start..self.published }
+    }
+}
+
+/// Bytes of a shared slot that never change again. Clones share them; the slot is given back with the last of its views
+/// and its tail.
+#[derive(Clone)]
+pub(crate) struct View {
+    held: Arc<Held>,
+    range: Range<u32>,
+}
+
+impl View {
+    /// Bytes of it.
+    pub(crate) fn length(&self) -> usize {
+        self.range.len()
+    }
+
+    /// A part of it.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.length(), "a part lies in its view");
+        let start = self.range.start;
+        Self { held: Arc::clone(&self.held), range: start + range.start as u32..start + range.end as u32 }
+    }
+
+    /// Adds a view of the bytes right after this one in the same slot; gives any other back.
+    pub(crate) fn join(&mut self, next: Self) -> Option<Self> {
+        if Arc::ptr_eq(&self.held, &next.held) && self.range.end == next.range.start {
+            self.range.end = next.range.end;
+            return None;
+        }
+        Some(next)
+    }
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range lies in the slot and was published (or filled by its only holder) before the view was made;
+        // published bytes are never written again while a view or tail holds the slot, and they are initialised.
+        unsafe {
+            let start = self.held.start().add(self.range.start as usize);
+            std::slice::from_raw_parts(start, self.range.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

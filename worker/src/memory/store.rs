@@ -1,0 +1,244 @@
+//! The tables by which locations are found: by handle on the byte path, by name everywhere else.
+//!
+//! Owns reservations, handles, the incarnation that they live in, and draining. Does not own what a location does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use mallorn_proto::batch::Place;
+use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
+use mallorn_runtime::hash::BuildHasher;
+use mallorn_runtime::random::Random;
+use mallorn_worker_core::master_link::{Held, ranges};
+use mallorn_worker_core::memory::{Pool, Usage};
+use mallorn_worker_core::push::{Life, Reservation, reserve};
+use parking_lot::RwLock;
+
+use super::arena::Arena;
+use super::location::{LOCATION_HEAP_BYTES, Location};
+use crate::metrics::Metrics;
+
+type Shuffle = BTreeMap<(Partition, Epoch), Arc<Location>>;
+type Shuffles = BTreeMap<ShuffleId, Shuffle>;
+
+/// Every location of this worker.
+pub(crate) struct Store {
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) metrics: Metrics,
+    body_bytes_max: u32,
+    random: Random,
+    handles: DashMap<Handle, Arc<Location>, BuildHasher>,
+    names: RwLock<Names>,
+}
+
+/// What lies behind the one lock over names. The incarnation is here because a handle belongs to it.
+struct Names {
+    incarnation: Incarnation,
+    draining: bool,
+    applications: BTreeMap<Application, Shuffles>,
+}
+
+/// What becomes of one location of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reserved {
+    /// It takes batches under this handle.
+    Handle(Handle),
+    /// It is frozen or sealed.
+    Closed,
+    /// Pushes have no memory left.
+    Full,
+    /// No new locations are taken.
+    Draining,
+}
+
+/// The caller's incarnation is not this worker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this worker's incarnation is {present}, not {asked}: ask the master where the worker is now")]
+pub(crate) struct WrongIncarnation {
+    pub(crate) asked: Incarnation,
+    pub(crate) present: Incarnation,
+}
+
+impl Store {
+    /// Empty, in a fresh incarnation.
+    pub(crate) fn new(arena: Arc<Arena>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
+        let incarnation = Incarnation(random.id());
+        let names = Names { incarnation, draining: false, applications: BTreeMap::new() };
+        Self { arena, metrics, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
+    }
+
+    /// The incarnation that handles are good in now.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.names.read().incarnation
+    }
+
+    /// Whether new locations are refused.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.names.read().draining
+    }
+
+    /// The memory as a heartbeat tells it.
+    pub(crate) fn usage(&self) -> Usage {
+        self.arena.usage()
+    }
+
+    /// Makes room for locations, in the caller's order. Repeating it answers with the same handles.
+    pub(crate) fn reserve(
+        &self,
+        application: &Application,
+        incarnation: Incarnation,
+        locations: &[LocationId],
+    ) -> Result<Vec<Reserved>, WrongIncarnation> {
+        let mut names = self.names.write();
+        if names.incarnation != incarnation {
+            return Err(WrongIncarnation { asked: incarnation, present: names.incarnation });
+        }
+        let draining = names.draining;
+        let shuffles = names.applications.entry(application.clone()).or_default();
+        let answers = locations.iter().map(|id| self.reserve_one(application, shuffles, *id, draining)).collect();
+        names.forget_empty(application);
+        Ok(answers)
+    }
+
+    fn reserve_one(
+        &self,
+        application: &Application,
+        shuffles: &mut Shuffles,
+        id: LocationId,
+        draining: bool,
+    ) -> Reserved {
+        let key = (id.partition, id.epoch);
+        let present = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
+        let life = present.map(|location| location.life());
+        let free = self.arena.usage().push_free_bytes;
+        match (reserve(life, draining, free, self.body_bytes_max), present) {
+            (Reservation::Repeat, Some(location)) => Reserved::Handle(location.handle),
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(application, shuffles, id),
+            (Reservation::Closed, Some(_) | None) => Reserved::Closed,
+            (Reservation::Full, Some(_) | None) => Reserved::Full,
+            (Reservation::Draining, Some(_) | None) => Reserved::Draining,
+        }
+    }
+
+    fn make(&self, application: &Application, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
+        let Some(heap) = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES) else { return Reserved::Full };
+        let handle = Handle(self.random.id());
+        let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
+        let location = Arc::new(Location::new(id, place, handle, heap));
+        self.handles.insert(handle, Arc::clone(&location));
+        shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), location);
+        self.metrics.location_moved(Life::Gone, Life::Open);
+        Reserved::Handle(handle)
+    }
+
+    /// The location of a handle, if it is one of this incarnation.
+    pub(crate) fn by_handle(&self, handle: Handle) -> Option<Arc<Location>> {
+        self.handles.get(&handle).map(|location| Arc::clone(&location))
+    }
+
+    /// The location of a name.
+    pub(crate) fn by_name(&self, application: &Application, id: LocationId) -> Option<Arc<Location>> {
+        self.names.read().find(application, id)
+    }
+
+    /// The locations of names, in the caller's order.
+    pub(crate) fn by_names(&self, application: &Application, ids: &[LocationId]) -> Vec<Option<Arc<Location>>> {
+        let names = self.names.read();
+        ids.iter().map(|id| names.find(application, *id)).collect()
+    }
+
+    /// Forgets one location, which has dropped what it held; another one of the same name stays.
+    pub(crate) fn forget(&self, application: &Application, location: &Arc<Location>) {
+        self.handles.remove(&location.handle);
+        let mut names = self.names.write();
+        let Some(shuffles) = names.applications.get_mut(application) else { return };
+        let Some(shuffle) = shuffles.get_mut(&location.id.shuffle) else { return };
+        let key = (location.id.partition, location.id.epoch);
+        if shuffle.get(&key).is_some_and(|present| Arc::ptr_eq(present, location)) {
+            shuffle.remove(&key);
+        }
+        names.forget_empty(application);
+    }
+
+    /// Takes shuffles from the first up to, not including, the end out of the tables.
+    pub(crate) fn remove(&self, application: &Application, first: u32, end: u32) -> Vec<Arc<Location>> {
+        let mut removed = Vec::new();
+        let mut names = self.names.write();
+        if let Some(shuffles) = names.applications.get_mut(application)
+            && first < end
+        {
+            let mut rest = shuffles.split_off(&ShuffleId(first));
+            let mut beyond = rest.split_off(&ShuffleId(end));
+            shuffles.append(&mut beyond);
+            removed.extend(rest.into_values().flat_map(BTreeMap::into_values));
+        }
+        names.forget_empty(application);
+        drop(names);
+        self.forget_handles(&removed);
+        removed
+    }
+
+    /// Takes everything of an application out of the tables.
+    pub(crate) fn remove_all(&self, application: &Application) -> Vec<Arc<Location>> {
+        let shuffles = self.names.write().applications.remove(application).unwrap_or_default();
+        let removed: Vec<_> = shuffles.into_values().flat_map(BTreeMap::into_values).collect();
+        self.forget_handles(&removed);
+        removed
+    }
+
+    /// From here on no new locations are taken. Returns all locations.
+    pub(crate) fn begin_draining(&self) -> Vec<Arc<Location>> {
+        let mut names = self.names.write();
+        names.draining = true;
+        names.all()
+    }
+
+    /// Draws a fresh incarnation, in which no handle is good. Returns all locations: the open ones among them can't be
+    /// pushed to any more.
+    pub(crate) fn begin_incarnation(&self) -> (Incarnation, Vec<Arc<Location>>) {
+        let mut names = self.names.write();
+        names.incarnation = Incarnation(self.random.id());
+        self.handles.clear();
+        (names.incarnation, names.all())
+    }
+
+    /// What is held, by application.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        let names = self.names.read();
+        let held = names.applications.iter().map(|(application, shuffles)| Held {
+            application: application.clone(),
+            shuffles: ranges(shuffles.keys().copied()),
+        });
+        held.collect()
+    }
+
+    fn forget_handles(&self, locations: &[Arc<Location>]) {
+        for location in locations {
+            self.handles.remove(&location.handle);
+        }
+    }
+}
+
+impl Names {
+    fn find(&self, application: &Application, id: LocationId) -> Option<Arc<Location>> {
+        let shuffle = self.applications.get(application)?.get(&id.shuffle)?;
+        shuffle.get(&(id.partition, id.epoch)).map(Arc::clone)
+    }
+
+    fn all(&self) -> Vec<Arc<Location>> {
+        self.applications.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).map(Arc::clone).collect()
+    }
+
+    fn forget_empty(&mut self, application: &Application) {
+        if let Some(shuffles) = self.applications.get_mut(application) {
+            shuffles.retain(|_, shuffle| !shuffle.is_empty());
+            if shuffles.is_empty() {
+                self.applications.remove(application);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

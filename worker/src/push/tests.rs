@@ -1,0 +1,71 @@
+use mallorn_proto::batch::{Codec, encode_overhead};
+use mallorn_proto::id::{Attempt, BatchId, MapId};
+
+use super::*;
+use crate::memory::store::Reserved;
+use crate::memory::store::tests::{application, id, reserve_one, store};
+
+const MAP: MapId = MapId(3);
+
+fn batch(place: &Place, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() + OVERHEAD_BYTES - HEADER_BYTES) as u32;
+    let header = BatchHeader { map: MAP, attempt: Attempt(0), batch: BatchId(0), length };
+    let envelope = Envelope { codec: Codec::None, last: false, raw_length: payload.len() as u32, crc: 0 };
+    let (overhead, _) = encode_overhead(place, &header, &envelope, payload);
+    [&overhead[..], payload].concat()
+}
+
+fn in_slots(store: &Store, bytes: &[u8]) -> Vec<Slot> {
+    let mut slots: Vec<_> =
+        (0..bytes.len().div_ceil(4096)).map(|_| store.arena.take(Pool::Push, 4096, 1).unwrap()).collect();
+    for (slot, part) in slots.iter_mut().zip(bytes.chunks(4096)) {
+        slot.as_mut()[..part.len()].copy_from_slice(part);
+    }
+    slots
+}
+
+#[test]
+fn each_batch_is_verified_in_its_place() {
+    let store = store();
+    let application = application("a");
+    let Reserved::Handle(handle) = reserve_one(&store, &application, id(1, 1)) else { panic!("not reserved") };
+    let place = store.by_handle(handle).unwrap().place;
+    let appender = Appender { store: &store, instance: application.instance };
+    let good = batch(&place, b"payload");
+    assert_eq!(appender.append(handle, &good), Status::Success);
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    assert_eq!(appender.append(handle, &flipped), Status::BadChecksum);
+    assert_eq!(appender.append(handle, &batch(&Place { partition: 9.into(), ..place }, b"x")), Status::BadChecksum);
+    assert_eq!(appender.append(handle, &good[..good.len() - 1]), Status::Malformed);
+    assert_eq!(appender.append(handle, b""), Status::Malformed);
+    assert_eq!(appender.append(Handle(handle.0 ^ 1), &good), Status::HardSplit);
+    let stranger = Appender { store: &store, instance: Instance(8) };
+    assert_eq!(stranger.append(handle, &good), Status::HardSplit);
+    assert_eq!(store.by_handle(handle).unwrap().lock().log.length(), good.len() as u64);
+    assert_eq!(store.metrics.checksum_failures.get(), 2);
+}
+
+#[test]
+fn a_batch_in_slots_is_verified_as_one_in_a_row() {
+    let store = store();
+    let place = Place { instance: Instance(7), shuffle: 1.into(), partition: 1.into() };
+    let good = batch(&place, &[5; 9000]);
+    assert_eq!(verify_pieces(&place, &in_slots(&store, &good), good.len()).map(|header| header.map), Ok(MAP));
+    for at in [0, 20, 27, 28, 4095, 4096, 9027] {
+        let mut flipped = good.clone();
+        flipped[at] ^= 1;
+        assert!(verify_pieces(&place, &in_slots(&store, &flipped), good.len()).is_err(), "byte {at}");
+    }
+    for length in [0, 15, 16, 27, 28, 4096] {
+        assert!(verify_pieces(&place, &in_slots(&store, &good[..length]), length).is_err(), "length {length}");
+    }
+}
+
+#[test]
+fn parts_are_gathered_up_to_a_buffer() {
+    let part = |length: usize| MergedPart { handle: Handle(1), length: length as u32 };
+    assert_eq!(gather(&[part(GATHER_BYTES + 1), part(1)]), 0);
+    assert_eq!(gather(&[part(GATHER_BYTES - 1), part(1), part(1)]), 2);
+    assert_eq!(gather(&[part(0), part(28)]), 2);
+}

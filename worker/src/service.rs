@@ -1,0 +1,155 @@
+//! The gRPC door: reserve, freeze, seal, release.
+//!
+//! Owns checking what callers send and translating it. Does not own what the calls do (`memory::store`, `commit`).
+
+use std::sync::Arc;
+
+use mallorn_proto::id::{Application, Incarnation, LocationId, SealId, WorkerId};
+use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
+use mallorn_proto::status::{Status, to_grpc};
+use mallorn_proto::v1;
+use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
+use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::memory::Usage;
+use tonic::service::Routes;
+use tonic::{Request, Response};
+
+use crate::identity::Identity;
+use crate::memory::store::{Reserved, Store};
+
+/// The service's state.
+pub(crate) struct Service {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) store: Arc<Store>,
+}
+
+impl Service {
+    /// The service, with the protocol's bounds on messages.
+    pub(crate) fn routes(self) -> Routes {
+        let server = WorkerServer::new(self)
+            .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        Routes::new(server)
+    }
+
+    /// Checks what every request begins with.
+    fn admit(
+        &self,
+        cluster: &str,
+        worker: Option<v1::WorkerId>,
+        application: Option<v1::Application>,
+    ) -> Result<Application, tonic::Status> {
+        let identity = &self.identity;
+        if cluster != identity.cluster {
+            let text = format!("this worker belongs to the cluster `{}`, not to `{cluster}`", identity.cluster);
+            return Err(to_grpc(Status::WrongCluster, text));
+        }
+        let worker = WorkerId::from(worker.ok_or_else(|| missing("worker"))?);
+        if worker != identity.worker {
+            let text = format!("this is worker {}, not {worker}: ask the master where that one is", identity.worker);
+            return Err(to_grpc(Status::WrongWorker, text));
+        }
+        let application = Application::from(application.ok_or_else(|| missing("application"))?);
+        if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
+            let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
+            return Err(to_grpc(Status::Malformed, text));
+        }
+        Ok(application)
+    }
+}
+
+#[tonic::async_trait]
+impl Worker for Service {
+    async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveReply>, tonic::Status> {
+        let request = request.into_inner();
+        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        let ids = location_ids(&request.locations)?;
+        let reserved = self
+            .store
+            .reserve(&application, Incarnation(request.incarnation), &ids)
+            .map_err(|error| to_grpc(Status::Fenced, error.to_string()))?;
+        let locations = reserved.into_iter().map(reserved_to_wire).collect();
+        Ok(Response::new(v1::ReserveReply { locations, memory: Some(memory_to_wire(&self.store.usage())) }))
+    }
+
+    async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Result<Response<v1::FreezeReply>, tonic::Status> {
+        let request = request.into_inner();
+        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        let ids = location_ids(&request.locations)?;
+        let frozen = self.store.freeze(&application, &ids);
+        let answer = |acked: Option<u64>| v1::Frozen { unknown: acked.is_none(), acked_length: acked.unwrap_or(0) };
+        Ok(Response::new(v1::FreezeReply { locations: frozen.into_iter().map(answer).collect() }))
+    }
+
+    async fn seal(&self, request: Request<v1::SealRequest>) -> Result<Response<v1::SealReply>, tonic::Status> {
+        let request = request.into_inner();
+        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        within_page(request.locations.len())?;
+        let one = |one: &v1::SealOne| {
+            let location = one.location.ok_or_else(|| missing("location"))?;
+            if one.seal == 0 {
+                return Err(missing("seal"));
+            }
+            Ok((LocationId::from(location), SealId(one.seal), one.length))
+        };
+        let seals = request.locations.iter().map(one).collect::<Result<Vec<_>, tonic::Status>>()?;
+        let sealed = self.store.seal(&application, &seals);
+        Ok(Response::new(v1::SealReply { locations: sealed.into_iter().map(sealing_to_wire).collect() }))
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, tonic::Status> {
+        let request = request.into_inner();
+        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        within_page(request.shuffles.len())?;
+        let bytes = request.shuffles.iter().map(|range| self.store.release(&application, range.first, range.end)).sum();
+        Ok(Response::new(v1::ReleaseReply { bytes }))
+    }
+}
+
+/// The memory as the wire tells it.
+pub(crate) fn memory_to_wire(usage: &Usage) -> v1::MemoryState {
+    v1::MemoryState {
+        arena_bytes: usage.budget_bytes,
+        held_bytes: usage.held_total_bytes(),
+        push_free_bytes: usage.push_free_bytes,
+    }
+}
+
+fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
+    use v1::reserved::Outcome;
+    let (outcome, handle) = match reserved {
+        Reserved::Handle(handle) => (Outcome::Reserved, handle.0),
+        Reserved::Closed => (Outcome::Closed, 0),
+        Reserved::Full => (Outcome::Full, 0),
+        Reserved::Draining => (Outcome::Draining, 0),
+    };
+    v1::Reserved { outcome: outcome.into(), handle }
+}
+
+fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
+    use v1::sealed::Outcome;
+    let (outcome, batches) = match sealing {
+        Sealing::Sealed { batches } => (Outcome::Sealed, batches),
+        Sealing::Unknown => (Outcome::Unknown, 0),
+        Sealing::Short { .. } => (Outcome::Short, 0),
+        Sealing::Conflict => (Outcome::Conflict, 0),
+    };
+    v1::Sealed { outcome: outcome.into(), batches }
+}
+
+fn location_ids(locations: &[v1::LocationId]) -> Result<Vec<LocationId>, tonic::Status> {
+    within_page(locations.len())?;
+    Ok(locations.iter().map(|location| LocationId::from(*location)).collect())
+}
+
+fn within_page(count: usize) -> Result<(), tonic::Status> {
+    if count <= PAGE_LOCATIONS_MAX {
+        return Ok(());
+    }
+    let text = format!("{count} in one message, at most {PAGE_LOCATIONS_MAX} are legal: send them in several");
+    Err(to_grpc(Status::TooLarge, text))
+}
+
+fn missing(field: &str) -> tonic::Status {
+    to_grpc(Status::Malformed, format!("the field `{field}` is missing"))
+}
