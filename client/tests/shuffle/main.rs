@@ -1,5 +1,7 @@
 //! Whole shuffles through a master and workers in this process.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
 mod cluster;
 mod exactly_once;
 mod losses;
