@@ -12,7 +12,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mallorn_runtime::clock;
+use mallorn_runtime::{clock, task};
 
 /// A remote shuffle service: engines push the output of their map tasks, and read whole partitions back
 #[derive(Parser, Debug)]
@@ -42,21 +42,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command on a thread per core, at least two: where one is busy computing, another still serves connections.
 fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        builder.worker_threads(2);
-    }
-    let runtime = match builder.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("can't start threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let code = runtime.block_on(Box::pin(command));
-    // Nothing is waited for that may still block, such as a read of standard input.
-    runtime.shutdown_background();
-    code
+    task::run(command).unwrap_or_else(|error| {
+        eprintln!("can't start threads: {error}");
+        ExitCode::FAILURE
+    })
 }

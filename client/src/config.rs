@@ -5,6 +5,9 @@ use std::time::Duration;
 use mallorn_proto::batch::Codec;
 use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, choices, settings};
 
+/// The longest time that can be set.
+const SPAN_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 choices! {
     /// How a client compresses payloads.
     pub enum Compression {
@@ -52,10 +55,28 @@ impl Check for ClientConfig {
         if self.batch.0 < 1024 {
             return Err(Invalid::new("batch", "must be at least 1KiB"));
         }
+        if self.batch.0 > u64::from(u32::MAX) {
+            return Err(Invalid::new("batch", "must be below 4GiB"));
+        }
         if !(1..=64).contains(&self.connections) {
             return Err(Invalid::new("connections", "must be between 1 and 64"));
         }
-        Ok(())
+        if self.call_within.0.is_zero() {
+            return Err(Invalid::new("call_within", "must not be zero"));
+        }
+        bounded(&[
+            ("no_space_within", self.no_space_within),
+            ("call_within", self.call_within),
+            ("read_within", self.read_within),
+        ])
+    }
+}
+
+/// What a program sets itself was not read, and so is not bounded yet.
+fn bounded(spans: &[(&'static str, Span)]) -> Result<(), Invalid> {
+    match spans.iter().find(|(_, span)| span.0 > SPAN_MAX) {
+        Some((key, _)) => Err(Invalid::new(key, "must be at most a hundred years")),
+        None => Ok(()),
     }
 }
 
@@ -84,6 +105,10 @@ impl Check for LifecycleConfig {
         if self.attempt_lease.0 < Duration::from_secs(1) {
             return Err(Invalid::new("attempt_lease", "must be at least 1s"));
         }
-        Ok(())
+        bounded(&[
+            ("attempt_lease", self.attempt_lease),
+            ("wait_for_return", self.wait_for_return),
+            ("place_within", self.place_within),
+        ])
     }
 }

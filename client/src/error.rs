@@ -5,10 +5,14 @@ use std::io;
 use mallorn_client_core::lifecycle::{AttemptError, RegisterError, TokenError};
 use mallorn_proto::id::{Epoch, Generation, Partition, Token};
 use mallorn_proto::reason::Reason;
+use mallorn_runtime::config::Invalid;
 
 /// A lifecycle manager could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A setting is out of its range.
+    #[error("lifecycle: {0}")]
+    Config(Invalid),
     /// Its address cannot be listened on, or the master's is not one.
     #[error(transparent)]
     Listen(io::Error),
@@ -54,6 +58,11 @@ impl LifecycleError {
         }
     }
 
+    /// The answer is not one that an honest lifecycle manager gives to what was asked.
+    pub(crate) fn senseless(what: &str) -> Self {
+        Self::Unreachable { text: format!("its answer makes no sense: {what}") }
+    }
+
     pub(crate) fn to_grpc(&self) -> tonic::Status {
         match self {
             Self::Refused { reason, text } => reason.to_grpc(text),
@@ -72,6 +81,9 @@ impl LifecycleError {
 /// A client could not join its application.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// A setting is out of its range.
+    #[error("client: {0}")]
+    Config(Invalid),
     /// The lifecycle manager's address is not one.
     #[error(transparent)]
     Address(io::Error),
@@ -137,7 +149,10 @@ pub enum PushError {
     /// The lifecycle manager refuses, or is out of reach for longer than a call may take.
     #[error(transparent)]
     Lifecycle(#[from] LifecycleError),
-    /// A worker refuses for good.
+    /// The attempt has been ended, or its end was asked for; nothing of the push was taken.
+    #[error("a push after the attempt's end")]
+    Ended,
+    /// A worker refuses for good, or every one that was tried is out of reach.
     #[error("a worker refuses the batch: {text}")]
     Refused {
         /// Why.
@@ -152,7 +167,11 @@ impl PushError {
         match self {
             Self::MapEnded | Self::StageEnded => true,
             Self::Lifecycle(error) => error.reason() == Some(Reason::StageEnded),
-            Self::TooLarge { .. } | Self::Partition { .. } | Self::NoSpace { .. } | Self::Refused { .. } => false,
+            Self::TooLarge { .. }
+            | Self::Partition { .. }
+            | Self::NoSpace { .. }
+            | Self::Ended
+            | Self::Refused { .. } => false,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mallorn_proto::id::Instance;
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1::lifecycle_client::LifecycleClient;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::{clock, grpc};
 use tonic::transport::Channel;
@@ -39,17 +40,16 @@ impl Link {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let deadline = clock::now() + self.within;
-        let mut pause = PAUSE_FIRST;
+        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         loop {
             let error = match call(self.door.clone()).await {
                 Ok(reply) => return Ok(reply.into_inner()),
                 Err(error) => LifecycleError::from_grpc(&error),
             };
-            if error.reason().is_some() || clock::now() + pause >= deadline {
+            if error.reason().is_some() || clock::now() + backoff.next() >= deadline {
                 return Err(error);
             }
-            clock::sleep(self.random.jitter(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            backoff.wait(&self.random).await;
         }
     }
 }

@@ -5,24 +5,20 @@
 use std::collections::BTreeSet;
 
 use mallorn_master_core::{
-    Address, ApplicationError, Disk, DiskHealth, Held, Intervals, IntervalsError, Memory, PlaceRequest,
-    RELEASED_RANGES_MAX, RegisterWorkerError, Registration, Report, ShuffleRange, WORKERS_MAX,
+    Address, ApplicationError, Disk, DiskHealth, Held, Memory, PlaceRequest, RegisterWorkerError, Registration, Report,
 };
-use mallorn_proto::id::{Application, Incarnation, Instance, ShuffleId, WorkerId};
-use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CLUSTER_BYTES_MAX, PAGE_LOCATIONS_MAX};
+use mallorn_proto::id::{Application, Incarnation, Instance, WorkerId};
+use mallorn_proto::limits::{
+    ADDRESS_BYTES_MAX, APPLICATION_BYTES_MAX, CLUSTER_BYTES_MAX, PAGE_LOCATIONS_MAX, WORKER_NAME_BYTES_MAX, WORKERS_MAX,
+};
+use mallorn_proto::range_set::{RangeSet, RangesError};
 use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 
-/// Largest name of a worker, in bytes.
-const WORKER_NAME_BYTES_MAX: usize = 128;
-/// Largest host:port, in bytes: the longest name that DNS knows, a colon and a port.
-const ADDRESS_BYTES_MAX: usize = 259;
 /// Most data folders of a worker.
 const DISKS_MAX: usize = 64;
 /// Largest path of a data folder, in bytes.
 const PATH_BYTES_MAX: usize = 1024;
-/// Most workers that one request resolves, so that the answer fits one message.
-const RESOLVED_MAX: usize = 4096;
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +39,8 @@ pub(crate) enum RequestError {
     TooMany { what: &'static str, count: usize, limit: usize },
     #[error("this worker takes bodies of up to {theirs} bytes, the cluster {ours}: give both the same body limit")]
     BodyLimit { ours: u32, theirs: u32 },
-    #[error("{0}")]
-    Ranges(#[from] IntervalsError),
+    #[error("the shuffles named: {0}")]
+    Ranges(#[from] RangesError),
     #[error("{0}")]
     Worker(#[from] RegisterWorkerError),
     #[error("{0}")]
@@ -158,19 +154,14 @@ fn disk(disk: v1::DiskState) -> Result<Disk, RequestError> {
 /// application.
 pub(crate) fn held(held: Vec<v1::HeldApplication>) -> Result<Vec<Held>, RequestError> {
     let one = |held: v1::HeldApplication| {
-        let shuffles = intervals(held.shuffles, usize::MAX)?;
+        let shuffles = RangeSet::from_wire(held.shuffles, usize::MAX)?;
         Ok(Held { application: application(held.application)?, shuffles })
     };
     held.into_iter().map(one).collect()
 }
 
-pub(crate) fn released(released: Vec<v1::Range>) -> Result<Intervals, RequestError> {
-    intervals(released, RELEASED_RANGES_MAX)
-}
-
-fn intervals(ranges: Vec<v1::Range>, limit: usize) -> Result<Intervals, RequestError> {
-    let range = |range: v1::Range| ShuffleRange { first: ShuffleId(range.first), end: ShuffleId(range.end) };
-    Ok(Intervals::new(ranges.into_iter().map(range).collect(), limit)?)
+pub(crate) fn released(released: Vec<v1::Range>) -> Result<RangeSet, RequestError> {
+    Ok(RangeSet::from_wire(released, PAGE_LOCATIONS_MAX)?)
 }
 
 pub(crate) fn place(request: v1::PlaceRequest) -> Result<PlaceRequest, RequestError> {
@@ -186,7 +177,7 @@ pub(crate) fn place(request: v1::PlaceRequest) -> Result<PlaceRequest, RequestEr
 }
 
 pub(crate) fn resolve(workers: Vec<v1::WorkerId>) -> Result<Vec<WorkerId>, RequestError> {
-    check_count("workers", workers.len(), RESOLVED_MAX)?;
+    check_count("workers", workers.len(), WORKERS_MAX)?;
     Ok(workers.into_iter().map(WorkerId::from).collect())
 }
 
@@ -264,8 +255,8 @@ mod tests {
         assert_eq!(with_address(|address| address.incarnation = 0), RequestError::Missing("incarnation"));
         let name = with_address(|address| address.name = "a\nb".to_owned());
         assert_eq!(name.to_string(), "the worker's name holds white space or control characters");
-        let long = with_address(|address| address.name = "x".repeat(129));
-        assert_eq!(long, RequestError::Length { what: "the worker's name", bytes: 129, limit: 128 });
+        let long = with_address(|address| address.name = "x".repeat(260));
+        assert_eq!(long, RequestError::Length { what: "the worker's name", bytes: 260, limit: 259 });
         for text in ["host", ":1", "host:0", "host:65536", "host:x"] {
             let bad = with_address(|address| address.data = text.to_owned());
             assert_eq!(bad, RequestError::Address { what: "the data address", text: text.to_owned() });
@@ -294,14 +285,14 @@ mod tests {
             exclude: vec![v1::WorkerId::default(); excluded],
             ..v1::PlaceRequest::default()
         };
-        assert!(place(request(16_384, 10_000)).is_ok());
+        assert!(place(request(16_384, 4096)).is_ok());
         assert_eq!(place(request(0, 0)).unwrap_err(), RequestError::Missing("locations"));
-        for (locations, excluded) in [(16_385, 0), (1, 10_001)] {
+        for (locations, excluded) in [(16_385, 0), (1, 4097)] {
             assert!(matches!(place(request(locations, excluded)), Err(RequestError::TooMany { .. })));
         }
-        let ranges = |count: u32| (0..count).map(|i| v1::Range { first: 2 * i, end: 2 * i + 1 }).collect::<Vec<_>>();
+        let ranges = |count| (0..).step_by(2).take(count).collect::<RangeSet>().to_wire();
         assert!(released(ranges(16_384)).is_ok());
-        assert!(matches!(released(ranges(16_385)), Err(RequestError::Ranges(IntervalsError::TooMany { .. }))));
+        assert!(matches!(released(ranges(16_385)), Err(RequestError::Ranges(RangesError::TooMany { .. }))));
         assert!(matches!(resolve(vec![v1::WorkerId::default(); 4097]), Err(RequestError::TooMany { .. })));
     }
 

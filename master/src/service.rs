@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use mallorn_master_core::{Address, Heartbeat};
 use mallorn_master_core::{
-    Disk, DiskHealth, HeartbeatAnswer, Held, Intervals, Master, Memory, Placement, Registered, RegisteredApplication,
+    Disk, DiskHealth, HeartbeatAnswer, Held, Master, Memory, Placement, Registered, RegisteredApplication,
     RenewedApplication, Settings, Worker, WorkerState,
 };
 use mallorn_proto::id::{Incarnation, Instance, WorkerId};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_server::{Master as MasterService, MasterServer};
-use mallorn_runtime::clock::{self, Clock};
+use mallorn_runtime::clock::{self, Clock, millis};
 use mallorn_runtime::task::Shutdown;
 use parking_lot::Mutex;
 use prost::Message;
@@ -156,7 +156,7 @@ impl State {
         }
         let released = orders.released.into_iter().map(|Held { application, shuffles }| v1::HeldApplication {
             application: Some(application.into()),
-            shuffles: ranges(&shuffles),
+            shuffles: shuffles.to_wire(),
         });
         Ok(v1::HeartbeatReply {
             register_again: false,
@@ -355,12 +355,4 @@ fn disk(disk: &Disk) -> v1::DiskState {
     };
     let (capacity_bytes, free_bytes) = (disk.capacity_bytes, disk.free_bytes);
     v1::DiskState { path: disk.path.clone(), health: health.into(), capacity_bytes, free_bytes }
-}
-
-fn ranges(shuffles: &Intervals) -> Vec<v1::Range> {
-    shuffles.ranges().iter().map(|range| v1::Range { first: range.first.0, end: range.end.0 }).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

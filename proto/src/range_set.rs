@@ -1,6 +1,11 @@
 //! A set of numbers kept as runs: what is dense costs a few bytes.
+//!
+//! Owns the form that such a set has in memory and on the wire. Does not own what its numbers are: maps, partitions,
+//! batches or shuffles.
 
 use std::ops::Range;
+
+use crate::v1;
 
 /// A set of `u32`, kept as rising ranges that do not touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,14 +13,33 @@ pub struct RangeSet {
     runs: Vec<Range<u32>>,
 }
 
-/// The ranges given are not rising, touch each other, or are empty.
+/// Why ranges that came over the wire are no set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("ranges must rise and not touch; {first}..{end} does not fit")]
-pub struct Unordered {
-    /// First number of the range that does not fit.
-    pub first: u32,
-    /// Its end.
-    pub end: u32,
+pub enum RangesError {
+    /// More ranges than the receiver takes.
+    #[error("{count} ranges, at most {limit} are taken: merge neighbours")]
+    TooMany {
+        /// How many came.
+        count: usize,
+        /// How many are taken.
+        limit: usize,
+    },
+    /// A range that holds nothing.
+    #[error("the range {first}..{end} holds nothing")]
+    Empty {
+        /// Where it starts.
+        first: u32,
+        /// Where it ends.
+        end: u32,
+    },
+    /// A range that starts before, or right where, the one before it ends.
+    #[error("a range starts at {first}, but the one before it ends at {end}: ranges rise and do not touch")]
+    NotRising {
+        /// Where the range starts.
+        first: u32,
+        /// Where the one before it ends.
+        end: u32,
+    },
 }
 
 impl RangeSet {
@@ -25,20 +49,27 @@ impl RangeSet {
         Self::default()
     }
 
-    /// Takes ranges as they come over the wire.
+    /// Takes ranges as they came over the wire, at most `limit` of them.
     ///
     /// # Errors
-    /// `Unordered` when they are not rising, touch, or are empty.
-    pub fn from_runs(runs: impl IntoIterator<Item = Range<u32>>) -> Result<Self, Unordered> {
-        let mut set = Self::new();
-        for run in runs {
-            let fits = run.start < run.end && set.runs.last().is_none_or(|last| last.end < run.start);
-            if !fits {
-                return Err(Unordered { first: run.start, end: run.end });
-            }
-            set.runs.push(run);
+    /// When they are more, do not rise, touch, or one is empty.
+    pub fn from_wire(ranges: Vec<v1::Range>, limit: usize) -> Result<Self, RangesError> {
+        if ranges.len() > limit {
+            return Err(RangesError::TooMany { count: ranges.len(), limit });
         }
-        Ok(set)
+        if let Some(&v1::Range { first, end }) = ranges.iter().find(|range| range.first >= range.end) {
+            return Err(RangesError::Empty { first, end });
+        }
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[1].first <= pair[0].end) {
+            return Err(RangesError::NotRising { first: pair[1].first, end: pair[0].end });
+        }
+        Ok(Self { runs: ranges.into_iter().map(Into::into).collect() })
+    }
+
+    /// The ranges as they go over the wire.
+    #[must_use]
+    pub fn to_wire(&self) -> Vec<v1::Range> {
+        self.runs.iter().cloned().map(Into::into).collect()
     }
 
     /// Adds a number; `false` when it was there. Cheap when numbers come in rising order. `u32::MAX` cannot be held and
@@ -117,6 +148,50 @@ impl RangeSet {
         let runs = meets.map(|run| run.start.max(range.start)..run.end.min(range.end)).collect();
         Self { runs }
     }
+
+    /// The numbers that are in both, cut off after `limit` runs.
+    #[must_use]
+    pub fn intersection(&self, other: &Self, limit: usize) -> Self {
+        let (mut mine, mut theirs) = (self.runs.iter().peekable(), other.runs.iter().peekable());
+        let mut runs = Vec::new();
+        while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
+            let (first, end) = (a.start.max(b.start), a.end.min(b.end));
+            if first < end {
+                if runs.len() == limit {
+                    break;
+                }
+                runs.push(first..end);
+            }
+            if a.end <= b.end {
+                mine.next();
+            } else {
+                theirs.next();
+            }
+        }
+        Self { runs }
+    }
+
+    /// Joins the last runs into one, so that `limit` are left, one at least; from then on what lay between them is in the
+    /// set too.
+    pub fn join_tail(&mut self, limit: usize) {
+        let limit = limit.max(1);
+        if let Some(end) = self.runs.get(limit..).and_then(<[_]>::last).map(|run| run.end) {
+            self.runs.truncate(limit);
+            self.runs[limit - 1].end = end;
+        }
+    }
+}
+
+impl From<Range<u32>> for v1::Range {
+    fn from(range: Range<u32>) -> Self {
+        Self { first: range.start, end: range.end }
+    }
+}
+
+impl From<v1::Range> for Range<u32> {
+    fn from(range: v1::Range) -> Self {
+        range.first..range.end
+    }
 }
 
 impl FromIterator<u32> for RangeSet {
@@ -137,6 +212,10 @@ mod tests {
 
     use super::*;
 
+    fn numbers() -> impl Strategy<Value = BTreeSet<u32>> {
+        prop::collection::btree_set(0u32..40, 0..30)
+    }
+
     proptest! {
         #[test]
         fn it_is_a_set(numbers in prop::collection::vec(0u32..60, 0..80), from in 0u32..60, length in 0u32..60) {
@@ -151,17 +230,48 @@ mod tests {
             prop_assert!((0..61).all(|number| set.contains(number) == model.contains(&number)));
             let part = set.within(&(from..from + length));
             prop_assert!(part.iter().eq(model.range(from..from + length).copied()));
-            prop_assert_eq!(RangeSet::from_runs(set.runs().to_vec()).unwrap(), set.clone());
+            prop_assert_eq!(RangeSet::from_wire(set.to_wire(), set.runs().len()), Ok(set.clone()));
             let count = model.len() as u32;
             prop_assert_eq!(set.is_dense(count), model.iter().copied().eq(0..count));
         }
+
+        #[test]
+        fn an_intersection_has_the_members_of_both(a in numbers(), b in numbers()) {
+            let both = RangeSet::from_iter(a.intersection(&b).copied());
+            let (a, b) = (RangeSet::from_iter(a), RangeSet::from_iter(b));
+            prop_assert_eq!(a.intersection(&b, usize::MAX), both);
+        }
+
+        #[test]
+        fn a_joined_tail_covers_the_rest_and_nothing_else(numbers in numbers(), limit in 0usize..12) {
+            let set = RangeSet::from_iter(numbers);
+            let mut joined = set.clone();
+            joined.join_tail(limit);
+            prop_assert!(joined.runs().len() <= limit.max(1));
+            let kept = set.runs().len().min(limit.max(1)).saturating_sub(1);
+            prop_assert_eq!(&joined.runs()[..kept], &set.runs()[..kept]);
+            let tail = |set: &RangeSet| Some(set.runs().get(kept)?.start..set.runs().last()?.end);
+            prop_assert_eq!(tail(&joined), tail(&set));
+        }
+    }
+
+    fn refused(ranges: &[(u32, u32)], limit: usize) -> RangesError {
+        let ranges = ranges.iter().map(|&(first, end)| v1::Range { first, end }).collect();
+        RangeSet::from_wire(ranges, limit).unwrap_err()
     }
 
     #[test]
-    fn touching_or_falling_runs_are_refused() {
-        assert!(RangeSet::from_runs([0..2, 2..3]).is_err());
-        assert!(RangeSet::from_runs([5..6, 1..2]).is_err());
-        assert!(RangeSet::from_runs(std::iter::once(5..5)).is_err());
+    fn what_is_no_set_is_refused() {
+        assert_eq!(refused(&[(1, 2), (3, 4)], 1), RangesError::TooMany { count: 2, limit: 1 });
+        assert_eq!(refused(&[(3, 3)], 9), RangesError::Empty { first: 3, end: 3 });
+        assert_eq!(refused(&[(1, 3), (3, 4)], 9), RangesError::NotRising { first: 3, end: 3 });
+        assert_eq!(refused(&[(5, 6), (1, 2)], 9), RangesError::NotRising { first: 1, end: 6 });
+    }
+
+    #[test]
+    fn an_intersection_stops_at_its_limit() {
+        let odd = RangeSet::from_iter([0, 2, 4]);
+        assert_eq!(RangeSet::from_iter(0..9).intersection(&odd, 2), RangeSet::from_iter([0, 2]));
     }
 
     #[test]

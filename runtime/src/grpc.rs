@@ -1,65 +1,95 @@
-//! The control plane's transport: gRPC over [`crate::net`], with bounds on requests and waits. The bound on messages is the
-//! generated code's (4 MiB), the one on connections the process's limit of file descriptors.
+//! The control plane's transport: gRPC over [`crate::net`], with bounds on connections, requests and waits.
+//!
+//! Owns: accepting and dialling, keep-alive, ending. Does not own: the services, nor the bound on messages, which is the
+//! generated code's (4 MiB). The server runs the HTTP/2 connections itself instead of leaving them to tonic: tonic's own
+//! server tells its connections to end in an order that differs from run to run, and dates every answer by the machine's
+//! clock; a simulation could not repeat itself.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use tonic::codegen::http::Uri;
 use tonic::service::Routes;
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
 
+use crate::clock;
 use crate::net::{Listener, Stream};
-use crate::task::Shutdown;
+use crate::task::{Shutdown, Tasks};
 
 /// How long a dial may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// An idle connection is asked for a sign of life this often, and dropped when none comes for as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Requests of one connection that are served at once; more wait.
-const CONCURRENT_REQUESTS: usize = 256;
+/// Connections served at once; one more is closed.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Requests of one connection that are served at once; the client waits with more.
+const CONCURRENT_REQUESTS: u32 = 256;
 /// How long after a shutdown is triggered requests in progress may go on.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// How long a refused accept is waited out, and how often on end.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const ACCEPT_TRIES: u32 = 600;
 
 /// Serves gRPC until the shutdown is triggered; requests in progress then get a moment to finish, after which their
-/// connections are cut.
+/// connections are cut. The port is free when this returns; dropping the future cuts everything at once.
 ///
 /// # Errors
-/// When the transport fails as a whole.
-pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
-    let incoming = connections(listener, shutdown.clone());
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .concurrency_limit_per_connection(CONCURRENT_REQUESTS);
-    #[cfg(feature = "sim")]
-    let server = server.layer(tower::util::MapResponseLayer::new(without_time_of_day));
-    let mut server = server;
-    let server = server.add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.wait());
-    tokio::select! {
-        biased;
-        result = server => result,
-        () = grace(shutdown.clone()) => Ok(()),
+/// When the system has refused to accept connections for a minute on end.
+pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> io::Result<()> {
+    let routes = routes.prepare();
+    let mut connections = Tasks::new();
+    let mut refused = 0;
+    while let Some(accepted) = shutdown.or(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                refused = 0;
+                if connections.reap() < CONNECTIONS_MAX {
+                    connections.spawn(connection(stream, routes.clone(), shutdown.clone()));
+                } else {
+                    tracing::warn!(%peer, limit = CONNECTIONS_MAX, "close a control connection over the limit");
+                }
+            }
+            Err(error) if refused == ACCEPT_TRIES => return Err(error),
+            // Out of descriptors, most likely.
+            Err(error) => {
+                refused += 1;
+                tracing::warn!(%error, "accept a control connection");
+                shutdown.or(clock::sleep(ACCEPT_AGAIN)).await;
+            }
+        }
     }
+    drop(listener);
+    if !connections.join(SHUTDOWN_GRACE).await {
+        tracing::warn!(grace_s = SHUTDOWN_GRACE.as_secs(), "cut off control requests that did not end in time");
+    }
+    Ok(())
 }
 
-/// The transport dates every answer that has no date, by the machine's clock: not in a simulation that repeats itself byte
-/// for byte.
-#[cfg(feature = "sim")]
-fn without_time_of_day<B>(mut response: tonic::codegen::http::Response<B>) -> tonic::codegen::http::Response<B> {
-    use tonic::codegen::http::header::{DATE, HeaderValue};
-    response.headers_mut().insert(DATE, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"));
-    response
-}
-
-async fn grace(shutdown: Shutdown) {
-    shutdown.wait().await;
-    crate::clock::sleep(SHUTDOWN_GRACE).await;
+async fn connection(stream: Stream, routes: Routes, shutdown: Shutdown) {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(CONCURRENT_REQUESTS)
+        .auto_date_header(false);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+    let ended = match shutdown.or(served.as_mut()).await {
+        Some(ended) => ended,
+        None => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        // The peer left, or what it sent was not HTTP/2.
+        tracing::debug!(%error, "serve a control connection");
+    }
 }
 
 /// A channel to a gRPC server at `host:port`. It dials at the first call, and again when the connection was lost; each
@@ -93,95 +123,14 @@ async fn dial(uri: Uri) -> io::Result<TokioIo<Stream>> {
     Ok(TokioIo::new(Stream::connect(&authority, CONNECT_WITHIN).await?))
 }
 
-/// A listener as the stream of connections that tonic wants. A refused accept (out of descriptors) is waited out.
-fn connections(listener: Listener, shutdown: Shutdown) -> impl tokio_stream::Stream<Item = io::Result<Accepted>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    crate::task::spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = sender.closed() => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    if sender.send(Ok(Accepted::new(stream, shutdown.clone()))).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept a control connection");
-                    crate::clock::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    });
-    tokio_stream::wrappers::ReceiverStream::new(receiver)
-}
-
-/// An accepted connection, as tonic wants it. Its requests run as tasks of tonic's own, which end when it does.
-struct Accepted {
-    stream: Stream,
-    /// Done when the connection is to be cut.
-    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl Accepted {
-    fn new(stream: Stream, shutdown: Shutdown) -> Self {
-        Self { stream, cut: Box::pin(grace(shutdown)) }
-    }
-}
-
-impl Connected for Accepted {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => {
-                // Done for good: it may not be asked again.
-                self.cut = Box::pin(std::future::ready(()));
-                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
-            }
-            Poll::Pending => Pin::new(&mut self.stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]
 mod tests {
     use std::convert::Infallible;
+    use std::future::Future;
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll};
 
     use tokio::sync::{mpsc, watch};
     use tonic::body::Body;
@@ -222,21 +171,23 @@ mod tests {
     }
 
     struct Served {
+        address: String,
         gate: Gate,
         came: mpsc::Receiver<Arc<()>>,
         channel: Channel,
         shutdown: Shutdown,
-        server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+        server: tokio::task::JoinHandle<io::Result<()>>,
     }
 
     async fn served() -> Served {
         let (sender, came) = mpsc::channel(16);
         let gate = Gate { came: sender, open: watch::Sender::new(false) };
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
-        let channel = channel(&listener.local_addr().unwrap().to_string(), Duration::from_secs(60)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let channel = channel(&address, Duration::from_secs(60)).unwrap();
         let shutdown = Shutdown::new();
         let server = tokio::spawn(serve(listener, Routes::new(gate.clone()), shutdown.clone()));
-        Served { gate, came, channel, shutdown, server }
+        Served { address, gate, came, channel, shutdown, server }
     }
 
     async fn call(channel: Channel) -> Result<StatusCode, tonic::transport::Error> {
@@ -254,6 +205,7 @@ mod tests {
         assert_eq!(calling.await.unwrap().unwrap(), StatusCode::OK);
         served.server.await.unwrap().unwrap();
         call(served.channel).await.unwrap_err();
+        Listener::bind(&served.address).await.expect("the port is free");
     }
 
     #[tokio::test]

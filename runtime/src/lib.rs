@@ -5,6 +5,7 @@
 //! The other crates may not reach around it; clippy bans the direct calls there.
 
 pub mod admin;
+pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod connection;

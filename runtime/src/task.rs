@@ -3,6 +3,7 @@
 //! Owns: spawning, blocking work, telling tasks to end and waiting until they have. Does not own: what they do.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +13,22 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::clock;
 
+/// Runs a program's main future to its end on a thread per core, at least two: where one is busy computing, another still
+/// serves connections. What still runs or blocks after it, such as a read of standard input, is not waited for.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        builder.worker_threads(2);
+    }
+    let runtime = builder.enable_all().build()?;
+    let output = runtime.block_on(Box::pin(main));
+    runtime.shutdown_background();
+    Ok(output)
+}
+
 /// Runs a future as a task of its own. Dropping the handle leaves it running.
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
@@ -19,6 +36,32 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(future)
+}
+
+/// Spawns tasks of the runtime in which it was made, also from threads that are none of it: what is dropped there may have
+/// something left to say.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    runtime: tokio::runtime::Handle,
+}
+
+impl Spawner {
+    /// Of the present runtime.
+    ///
+    /// # Panics
+    /// Outside of one.
+    #[must_use]
+    pub fn current() -> Self {
+        Self { runtime: tokio::runtime::Handle::current() }
+    }
+
+    /// Runs a future as a task of its own, as [`spawn`] does. Once the runtime has ended it is dropped.
+    pub fn spawn<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime.spawn(future);
+    }
 }
 
 /// Runs work that blocks (files, long computations) away from the threads that serve connections. In simulation it runs
@@ -160,6 +203,27 @@ mod tests {
         });
         assert!(!tasks.join(SECOND).await);
         assert!(dropped.await.is_err());
+    }
+
+    #[test]
+    fn what_a_program_leaves_blocked_is_not_waited_for() {
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let ended = run(async { spawn(blocking(move || blocked.recv())).is_finished() });
+        assert!(matches!(ended, Ok(false)));
+        drop(release);
+    }
+
+    #[test]
+    fn a_spawner_is_good_outside_of_its_runtime_and_after_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let spawner = runtime.block_on(async { Spawner::current() });
+        let (done, ran) = tokio::sync::oneshot::channel();
+        spawner.spawn(async move { done.send(()).unwrap() });
+        runtime.block_on(ran).unwrap();
+        drop(runtime);
+        let (never, ran) = tokio::sync::oneshot::channel::<()>();
+        spawner.spawn(async move { drop(never) });
+        assert!(ran.blocking_recv().is_err());
     }
 
     #[tokio::test]

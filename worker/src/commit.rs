@@ -3,6 +3,7 @@
 //! Owns carrying the steps out on the tables and giving memory back. Does not own what the steps mean
 //! (`mallorn_worker_core::commit`) nor who may ask for them (`service`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
@@ -59,9 +60,9 @@ impl Store {
         sealing
     }
 
-    /// Forgets shuffles from the first up to, not including, the end; returns the bytes of memory given back.
-    pub(crate) fn release(&self, application: &Application, first: u32, end: u32) -> u64 {
-        self.clear(&self.remove(application, first, end))
+    /// Forgets a range of shuffles; returns the bytes of memory given back.
+    pub(crate) fn release(&self, application: &Application, shuffles: Range<u32>) -> u64 {
+        self.clear(&self.remove(application, shuffles))
     }
 
     /// Forgets everything of an application; returns the bytes of memory given back.

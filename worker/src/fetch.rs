@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mallorn_proto::id::Application;
 use mallorn_proto::message::{CloseStream, Failure, Fetch, Fetched, Kind, Open, Opened};
 use mallorn_proto::status::Status;
@@ -129,7 +129,8 @@ impl<'a> Streams<'a> {
                 let open = Open::decode(header)?;
                 match self.open(&open) {
                     Ok(opened) => {
-                        queue(outbound, Kind::Opened, |head| opened.encode(head).expect("admission bounds chunks"))
+                        let encode = |header: &mut BytesMut| opened.encode(header).expect("admission bounds chunks");
+                        outbound.push(Kind::Opened as u8, encode);
                     }
                     Err(error) => fail(outbound, open.request, error),
                 }
@@ -196,23 +197,11 @@ impl<'a> Streams<'a> {
         let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);
         let fetched = Fetched { request, stream, offset, next: plan.next.offset };
         let body = views.into_iter().map(Bytes::from_owner).collect();
-        outbound.push_with_body(Kind::Fetched as u8, body, |head| {
-            fetched.encode(head);
-            Fetched::ENCODED_BYTES
-        });
+        outbound.push_with_body(Kind::Fetched as u8, body, |header| fetched.encode(header));
     }
 }
 
 fn fail(outbound: &mut Outbound, request: u64, error: RequestError) {
     let failure = Failure { request, status: error.status(), text: error.to_string() };
-    queue(outbound, Kind::Failure, |head| failure.encode(head));
-}
-
-/// Queues a message that is all header.
-fn queue(outbound: &mut Outbound, kind: Kind, encode: impl FnOnce(&mut bytes::BytesMut)) {
-    outbound.push(kind as u8, |head| {
-        let before = head.len();
-        encode(head);
-        head.len() - before
-    });
+    outbound.push(Kind::Failure as u8, |header| failure.encode(header));
 }

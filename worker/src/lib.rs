@@ -18,4 +18,5 @@ mod start;
 
 pub use config::WorkerConfig;
 pub use identity::IdentityError;
+pub use memory::arena::MemoryError;
 pub use start::{Running, StartError, Surroundings, start};

@@ -11,6 +11,7 @@ use mallorn_proto::id::{Application, Incarnation};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::clock;
 use mallorn_runtime::grpc;
 use mallorn_runtime::random::Random;
@@ -108,7 +109,7 @@ impl MasterLink {
 
     /// Registers; returns the time between heartbeats.
     async fn register_until_done(&mut self) -> Duration {
-        let mut retry = Retry::default();
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             match self.register().await {
                 Ok(pause) => {
@@ -116,33 +117,33 @@ impl MasterLink {
                     self.registered.send_replace(true);
                     return pause;
                 }
-                Err(error) => self.wait_out(&error, &mut retry, "register with the master").await,
+                Err(error) => self.wait_out(&error, &mut backoff, "register with the master").await,
             }
         }
     }
 
     /// Sends heartbeats until the master asks for a fresh registration.
     async fn beat_until_forgotten(&mut self, pause: Duration) {
-        let mut retry = Retry::default();
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             match self.heartbeat().await {
                 Ok(Standing::Again) => return,
                 Ok(Standing::Known) => {
-                    retry = Retry::default();
+                    backoff.reset();
                     clock::sleep(pause).await;
                 }
-                Err(error) => self.wait_out(&error, &mut retry, "send the master a heartbeat").await,
+                Err(error) => self.wait_out(&error, &mut backoff, "send the master a heartbeat").await,
             }
         }
     }
 
-    async fn wait_out(&self, error: &LinkError, retry: &mut Retry, what: &'static str) {
-        if retry.is_first() {
+    async fn wait_out(&self, error: &LinkError, backoff: &mut Backoff, what: &'static str) {
+        if backoff.is_fresh() {
             tracing::warn!(%error, "{what}; trying on");
         } else {
             tracing::debug!(%error, "{what}; trying on");
         }
-        clock::sleep(self.random.jitter(retry.next())).await;
+        backoff.wait(&self.random).await;
     }
 
     async fn register(&mut self) -> Result<Duration, LinkError> {
@@ -198,49 +199,13 @@ impl MasterLink {
         }
         for released in reply.released {
             let Some(application) = released.application.map(Application::from) else { continue };
-            let release = |range: &v1::Range| self.store.release(&application, range.first, range.end);
+            let release = |range: &v1::Range| self.store.release(&application, range.first..range.end);
             let bytes: u64 = released.shuffles.iter().map(release).sum();
             tracing::debug!(%application, bytes, "release shuffles");
         }
     }
 }
 
-/// Waits between repeated calls.
-#[derive(Debug, Default)]
-struct Retry {
-    failures: u32,
-}
-
-impl Retry {
-    fn is_first(&self) -> bool {
-        self.failures == 0
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
-        self.failures = self.failures.saturating_add(1);
-        wait
-    }
-}
-
 fn held_to_wire(held: Held) -> v1::HeldApplication {
-    let range =
-        |range: mallorn_worker_core::master_link::ShuffleRange| v1::Range { first: range.first, end: range.end };
-    v1::HeldApplication {
-        application: Some(held.application.into()),
-        shuffles: held.shuffles.into_iter().map(range).collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_a_bound() {
-        let mut retry = Retry::default();
-        let waits: Vec<_> = (0..20).map(|_| retry.next()).collect();
-        assert_eq!(waits[..3], [RETRY_FIRST, RETRY_FIRST * 2, RETRY_FIRST * 4]);
-        assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]) && waits[19] == RETRY_MAX);
-    }
+    v1::HeldApplication { application: Some(held.application.into()), shuffles: held.shuffles.to_wire() }
 }

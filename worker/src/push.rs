@@ -21,6 +21,9 @@ use crate::memory::location::Location;
 use crate::memory::store::Store;
 use crate::server::Ended;
 
+/// What is read away of a large body goes through a buffer of this size.
+const SKIP_BYTES: usize = 64 * 1024;
+
 /// Parts of a large merged push are gathered up to this size and copied from there; larger ones get slots of their own.
 const GATHER_BYTES: usize = 256 * 1024;
 
@@ -142,7 +145,7 @@ impl PushConnection<'_> {
 
     /// Reads bytes of a large body away.
     async fn skip(&mut self, length: usize) -> Result<(), Ended> {
-        let mut away = vec![0; length.min(GATHER_BYTES)];
+        let mut away = vec![0; length.min(SKIP_BYTES)];
         let mut left = length;
         while left > 0 {
             let part = left.min(away.len());
@@ -260,9 +263,8 @@ fn refused(error: &BatchError) -> Status {
 }
 
 fn reply(outbound: &mut Outbound, request: u64, statuses: &[Status]) {
-    outbound.push(Kind::PushReply as u8, |head| {
-        PushReply::encode(request, statuses, head).expect("a push names at most so many locations as its answer may");
-        PushReply::encoded_length(statuses.len())
+    outbound.push(Kind::PushReply as u8, |header| {
+        PushReply::encode(request, statuses, header).expect("a push names at most so many locations as its answer may");
     });
 }
 

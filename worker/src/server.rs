@@ -199,11 +199,7 @@ impl Server {
             }
         };
         let welcome = self.welcome(&hello)?;
-        outbound.push(Kind::Welcome as u8, |head| {
-            let before = head.len();
-            welcome.encode(head);
-            head.len() - before
-        });
+        outbound.push(Kind::Welcome as u8, |header| welcome.encode(header));
         outbound.flush().await.map_err(Ended::from)?;
         Ok(Some(hello))
     }
@@ -267,21 +263,16 @@ impl Server {
 /// Tells the peer why its connection is about to be closed, and closes this direction.
 async fn tell(outbound: &mut Outbound, status: Status, text: String) {
     let failure = Failure { request: 0, status, text };
-    outbound.push(Kind::Failure as u8, |head| {
-        let before = head.len();
-        failure.encode(head);
-        head.len() - before
-    });
+    outbound.push(Kind::Failure as u8, |header| failure.encode(header));
     if outbound.flush().await.is_ok() {
         outbound.close().await;
     }
 }
 
-/// Takes for a moment what the peer still sends.
+/// Reads away for a moment what the peer still sends.
 async fn linger(mut inbound: Inbound<ReceiveBuffers>) {
-    let rest = async { while matches!(inbound.fill().await, Ok(true)) {} };
     // Whether the peer ended or the time did, the connection is closed now.
-    let _ = clock::timeout(LINGER, rest).await;
+    let _ = clock::timeout(LINGER, inbound.discard()).await;
 }
 
 /// When each peer was last complained of, so that a scanner does not fill the log.
@@ -306,7 +297,27 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
+    use mallorn_proto::id::WorkerId;
+
     use super::*;
+    use crate::memory::store::tests::{BODY, store};
+
+    #[tokio::test]
+    async fn a_connection_at_rest_holds_little() {
+        let identity = Identity { cluster: String::new(), worker: WorkerId(1), body_limit_bytes: BODY };
+        let server = Arc::new(Server {
+            identity: Arc::new(identity),
+            store: Arc::new(store()),
+            connections_max: 1,
+            complaints: Complaints::default(),
+        });
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let stream = Stream::connect(&listener.local_addr().unwrap().to_string(), HELLO_WITHIN).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let connection = server.connection(stream, peer, permit, Shutdown::new());
+        assert!(size_of_val(&connection) < 4096, "{} bytes", size_of_val(&connection));
+    }
 
     #[test]
     fn a_peer_is_complained_of_once_in_a_while_and_the_list_is_bounded() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId, WorkerId};
 use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
+use mallorn_proto::range_set::RangeSet;
 use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
@@ -100,8 +101,9 @@ impl Worker for Service {
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, tonic::Status> {
         let request = request.into_inner();
         let application = self.admit(&request.cluster, request.worker, request.application)?;
-        within_page(request.shuffles.len())?;
-        let bytes = request.shuffles.iter().map(|range| self.store.release(&application, range.first, range.end)).sum();
+        let shuffles = RangeSet::from_wire(request.shuffles, PAGE_LOCATIONS_MAX)
+            .map_err(|error| to_grpc(Status::Malformed, format!("the field `shuffles`: {error}")))?;
+        let bytes = shuffles.runs().iter().map(|range| self.store.release(&application, range.clone())).sum();
         Ok(Response::new(v1::ReleaseReply { bytes }))
     }
 }

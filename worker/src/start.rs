@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::config::WorkerConfig;
 use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
-use crate::memory::arena::{Arena, ArenaError};
+use crate::memory::arena::{Arena, MemoryError};
 use crate::memory::store::Store;
 use crate::metrics::Metrics;
 use crate::server::{Complaints, Server};
@@ -69,8 +69,8 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The memory is too small, or there is none.
-    #[error("{0}")]
-    Memory(String),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A port can't be listened on, or an address is not one.
     #[error("{setting}: {source}")]
     Address {
@@ -88,12 +88,6 @@ pub enum StartError {
     /// The process can't do work in the background.
     #[error("{0}")]
     Task(#[from] tokio::task::JoinError),
-}
-
-impl From<ArenaError> for StartError {
-    fn from(error: ArenaError) -> Self {
-        Self::Memory(error.to_string())
-    }
 }
 
 /// A worker that runs. Dropping it ends its tasks at once; [`Running::stop`] drains it first.

@@ -189,7 +189,7 @@ async fn the_grpc_door_refuses_what_is_not_for_it() {
 }
 
 async fn start_error(config: WorkerConfig) -> StartError {
-    start(config, surroundings()).await.map(|_| ()).unwrap_err()
+    start(config, surroundings()).await.map(|_| ()).expect_err("it cannot start")
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn bodies_larger_than_the_read_buffer_are_taken_apart() {
     assert_eq!(pusher.push(handle, &whole).await, Status::Success);
     assert_eq!(pusher.push(Handle(3), &whole).await, Status::HardSplit);
     let small: Vec<_> = (0..10).map(|number| batch(other, 1, number, &[number as u8; 30_000])).collect();
-    let middle = batch(large, 0, 2, &[9; 400_000]);
+    let middle = batch(large, 0, 2, &[9; 300_000]);
     let mut parts: Vec<_> = small.iter().map(|one| (other_handle, one.clone())).collect();
     parts.insert(4, (handle, middle.clone()));
     parts.push((Handle(3), middle.clone()));

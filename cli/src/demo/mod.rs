@@ -1,3 +1,188 @@
 //! `mallorn demo`: shuffles real data through real processes and checks the answer.
+//!
+//! Owns the order of things, here and in the list of modules, and that nothing is left behind. It is also the client's
+//! first user: all that it does with the cluster goes through the public API of `mallorn_client`.
 
+mod options;
+mod error;
+mod cluster;
+mod progress;
+mod driver;
+mod map;
+mod reduce;
+mod verify;
+mod report;
 pub(crate) mod workload;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_client::{ClientStats, LifecycleManager, ShuffleClient};
+use mallorn_proto::batch::OVERHEAD_BYTES;
+use mallorn_runtime::clock::{self, Instant};
+use mallorn_runtime::config::Loaded;
+use mallorn_runtime::random::Random;
+use mallorn_runtime::task;
+use mallorn_runtime::telemetry::{self, process};
+use prometheus::Registry;
+
+use crate::settings::Root;
+use crate::signals::Signals;
+use cluster::{Cluster, Fate, ProcessFigures};
+use driver::{Driver, ShuffledTable};
+use error::DemoError;
+use progress::Progress;
+use report::Report;
+use verify::Verified;
+use workload::{CsvFile, Tpch, Workload};
+
+pub(crate) use options::DemoArgs;
+
+/// How long a running cluster may take to be told that the application is over.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs the demo: exit code 0 if everything was verified, 1 if not, 2 for wrong options, 130 or 143 after a signal.
+pub(crate) async fn demo(args: DemoArgs, started: Instant) -> ExitCode {
+    match Box::pin(run(&args, started)).await {
+        Ok(report) => {
+            report.died().for_each(|line| eprintln!("{line}"));
+            print(&if args.json { report.to_json() } else { report.to_string() });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            if args.json && error.exit_code() == 1 {
+                print(&serde_json::json!({ "verified": false, "error": error.to_string() }).to_string());
+            }
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Whoever reads our output may have seen enough, as `head` does.
+fn print(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+async fn run(args: &DemoArgs, started: Instant) -> Result<Report, DemoError> {
+    args.check().map_err(DemoError::Options)?;
+    let settings = args.settings()?;
+    let root = &settings.value;
+    telemetry::init(root.log.format, &root.log.filter)?;
+    let mut signals = Signals::receive().map_err(DemoError::Signals)?;
+
+    let mut session = Session::default();
+    let outcome = tokio::select! {
+        biased;
+        signal = signals.next() => Err(DemoError::Interrupted(signal)),
+        outcome = shuffle_input(args, &settings, &mut session) => outcome,
+    };
+    let processes = session.close(args.endpoint.is_some()).await;
+    let demo = ProcessFigures::new("demo", started.elapsed(), process::usage().unwrap_or_default(), Fate::Running);
+    Ok(Report::new(args, root, outcome?, demo, processes))
+}
+
+/// What has to be ended, whatever comes.
+#[derive(Default)]
+struct Session {
+    cluster: Option<Cluster>,
+    lifecycle: Option<LifecycleManager>,
+}
+
+impl Session {
+    /// Ends it. A cluster of our own is simply killed; a running one is told that the application is over.
+    async fn close(self, tell: bool) -> Vec<ProcessFigures> {
+        if let Some(lifecycle) = self.lifecycle
+            && tell
+        {
+            match clock::timeout(STOP_WITHIN, lifecycle.stop()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => eprintln!("can't end the application: {error}; its lease will"),
+                Err(elapsed) => eprintln!("can't end the application: {elapsed}; its lease will"),
+            }
+        }
+        let Some(cluster) = self.cluster else { return Vec::new() };
+        let (figures, removed) = cluster.close().await;
+        if let Err(error) = removed {
+            eprintln!("can't remove the temporary folder: {error}");
+        }
+        figures
+    }
+}
+
+/// A shuffle that was verified.
+#[derive(Debug)]
+struct Done {
+    verified: Verified,
+    tables: Vec<ShuffledTable>,
+    stages: Vec<(&'static str, Duration)>,
+    killed: Option<String>,
+    traffic: ClientStats,
+}
+
+async fn shuffle_input(args: &DemoArgs, settings: &Loaded<Root>, session: &mut Session) -> Result<Done, DemoError> {
+    match (&args.input, &args.key) {
+        (Some(path), Some(key)) => {
+            let stage = Progress::new().stage("scan", "", 0);
+            let (path, key, maps) = (path.clone(), key.clone(), args.mappers);
+            let file = task::blocking(move || CsvFile::open(&path, &key, maps)).await??;
+            stage.finish();
+            Box::pin(shuffle(file, args, settings, session)).await
+        }
+        (_, _) => Box::pin(shuffle(Tpch::new(args.scale, args.mappers)?, args, settings, session)).await,
+    }
+}
+
+async fn shuffle<W: Workload>(
+    workload: W,
+    args: &DemoArgs,
+    settings: &Loaded<Root>,
+    session: &mut Session,
+) -> Result<Done, DemoError> {
+    let root = &settings.value;
+    if args.endpoint.is_none() {
+        check_row(&workload, root)?;
+    }
+    let workload = Arc::new(workload);
+    let stage = Progress::new().stage("start", "", 0);
+    let preparing = task::spawn({
+        let workload = Arc::clone(&workload);
+        task::blocking(move || workload.prepare())
+    });
+    let client = start(args, settings, session).await?;
+    preparing.await??;
+    let mut stages = vec![("start", stage.finish())];
+
+    let Session { cluster, lifecycle: Some(lifecycle) } = session else { unreachable!("it was just started") };
+    let driver = Driver::register(Arc::clone(&workload), args, lifecycle, client.clone(), cluster.as_mut()).await?;
+    let shuffled = driver.run().await?;
+    let verified = verify::verify(&workload, &shuffled).await?;
+    stages.extend(&shuffled.stages);
+    stages.push(("check", verified.took));
+    Ok(Done { verified, tables: shuffled.tables, stages, killed: shuffled.killed, traffic: client.stats() })
+}
+
+/// Refuses what can't be pushed before anything is started. A cluster that runs tells its limit when it is reached.
+fn check_row(workload: &impl Workload, root: &Root) -> Result<(), DemoError> {
+    let limit_bytes = u64::from(root.cluster.body_limit_bytes()) - OVERHEAD_BYTES as u64;
+    let row_bytes = workload.largest_row_bytes();
+    if row_bytes > limit_bytes { Err(DemoError::RowTooLarge { row_bytes, limit_bytes }) } else { Ok(()) }
+}
+
+/// Starts the cluster, unless there is one, and the application.
+async fn start(args: &DemoArgs, settings: &Loaded<Root>, session: &mut Session) -> Result<ShuffleClient, DemoError> {
+    let Root { client, lifecycle, .. } = settings.value.clone();
+    let mut lifecycle = lifecycle;
+    if args.endpoint.is_none() {
+        let cluster = session.cluster.insert(Cluster::new()?);
+        lifecycle.master = cluster.start(settings, args.workers).await?.to_string();
+    }
+    let random = Random::from_system();
+    // A name of its own: a second demo on the same cluster must not fence the first.
+    let application = format!("mallorn-demo-{:016x}", random.id());
+    let manager = LifecycleManager::start(&application, lifecycle, random.clone()).await?;
+    let manager = session.lifecycle.insert(manager);
+    Ok(ShuffleClient::connect(manager.address(), client, random, &Registry::new()).await?)
+}

@@ -167,7 +167,11 @@ impl View {
 
     fn rate(&self, took: Duration) -> String {
         let (bytes, seconds) = (self.bytes() as f64, took.as_secs_f64());
-        if bytes > 0.0 && seconds > 0.0 { format!(", {}/s", HumanBytes((bytes / seconds) as u64)) } else { String::new() }
+        if bytes > 0.0 && seconds > 0.0 {
+            format!(", {}/s", HumanBytes((bytes / seconds) as u64))
+        } else {
+            String::new()
+        }
     }
 }
 

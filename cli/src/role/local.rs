@@ -52,11 +52,11 @@ pub(crate) async fn local(args: LocalArgs) -> ExitCode {
 }
 
 async fn run(args: LocalArgs) -> Result<(), RoleError> {
-    let loader = args
-        .settings
-        .loader()
-        .set_some("master.listen", args.listen, "--listen")
-        .set_some("worker.memory", args.memory, "--memory");
+    let loader = args.settings.loader().set_some("master.listen", args.listen, "--listen").set_some(
+        "worker.memory",
+        args.memory,
+        "--memory",
+    );
     let mut loaded = loader.load::<Root>()?;
     telemetry::init(loaded.value.log.format, &loaded.value.log.filter)?;
     let mut signals = Signals::receive().map_err(RoleError::Signals)?;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mallorn_proto::id::{Generation, LocationId, SealId, WorkerId};
-use mallorn_proto::limits::FRAME_PREFIX_BYTES;
 use mallorn_proto::message::{CloseStream, Fetch, Fetched, Kind, Open, Opened, Role};
 use mallorn_proto::status::Status;
 use mallorn_proto::v1;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::clock::{self, Instant};
 use mallorn_runtime::connection::{Buffer, CallError, Connection, Frame};
 use mallorn_runtime::task;
@@ -103,10 +103,8 @@ impl Cursor {
     /// Tells the worker that the stream is over, without waiting.
     pub(super) fn close(self) {
         if let Some((connection, stream)) = self.stream {
-            let frame = Frame::new(Kind::CloseStream as u8, Vec::new(), |out| {
-                CloseStream { stream }.encode(out);
-                out.len() - FRAME_PREFIX_BYTES
-            });
+            let close = CloseStream { stream };
+            let frame = Frame::new(Kind::CloseStream as u8, Vec::new(), |header| close.encode(header));
             // Where it does not arrive, the stream ends with its connection.
             task::spawn(async move { drop(connection.tell(frame).await) });
         }
@@ -114,7 +112,7 @@ impl Cursor {
 
     /// Fetches the next whole batches, however often it takes.
     pub(super) async fn fetch(&mut self, client: &Inner) -> Result<(Fetched, Option<Buffer>), Failed> {
-        let mut pause = PAUSE_FIRST;
+        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         loop {
             if let Some(why) = &self.given_up {
                 return Err(Failed::Lost { why: why.clone() });
@@ -145,8 +143,7 @@ impl Cursor {
                 let waiting_for = format!("location {}: {why}", self.source.location);
                 return Err(Failed::Read(ReadError::TimedOut { waiting_for }));
             }
-            clock::sleep(client.random.jitter(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            backoff.wait(&client.random).await;
         }
     }
 
@@ -157,10 +154,8 @@ impl Cursor {
         };
         let request = connection.next_request();
         let (offset, limit) = (self.offset, client.body_limit);
-        let frame = Frame::new(Kind::Fetch as u8, Vec::new(), |out| {
-            Fetch { request, stream, offset, limit }.encode(out);
-            out.len() - FRAME_PREFIX_BYTES
-        });
+        let fetch = Fetch { request, stream, offset, limit };
+        let frame = Frame::new(Kind::Fetch as u8, Vec::new(), |header| fetch.encode(header));
         let left = self.source.length.saturating_sub(offset).min(u64::from(limit));
         let room = client.buffers.take(left as usize);
         let answer = connection.call(request, frame, Some(room)).await.map_err(trouble)?;
@@ -184,10 +179,7 @@ impl Cursor {
         let connection = connection.map_err(|error| Trouble::Away(error.to_string()))?;
         let request = connection.next_request();
         let open = Open { request, location: *location, seal: *seal, map_start: maps.start, map_end: maps.end };
-        let frame = Frame::new(Kind::Open as u8, Vec::new(), |out| {
-            open.encode(out);
-            out.len() - FRAME_PREFIX_BYTES
-        });
+        let frame = Frame::new(Kind::Open as u8, Vec::new(), |header| open.encode(header));
         let answer = connection.call(request, frame, None).await.map_err(trouble)?;
         let opened = Opened::decode(&answer.header).map_err(|error| Trouble::Senseless(error.to_string()))?;
         if answer.kind != Kind::Opened as u8 || opened.length != *length {

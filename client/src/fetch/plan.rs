@@ -134,7 +134,7 @@ impl Plan {
             instance: client.application.instance.0,
             shuffle: self.request.shuffle,
             generation: generation.map(|generation| generation.0),
-            partitions: Some(v1::Range { first: self.rest.start, end: self.rest.end }),
+            partitions: Some(self.rest.clone().into()),
             tokens,
             by_tokens: self.by_tokens(),
             wait_ms: WAIT_MS,
@@ -168,10 +168,10 @@ impl Plan {
                 instance: client.application.instance.0,
                 shuffle: self.request.shuffle,
                 generation: self.generation.0,
-                maps: Some(v1::Range { first: from, end: maps.end }),
+                maps: Some((from..maps.end).into()),
                 tokens: tokens.clone(),
                 by_tokens: self.by_tokens(),
-                partitions: Some(v1::Range { first: partitions.start, end: partitions.end }),
+                partitions: Some(partitions.into()),
             };
             let call = client.link.call(|mut door| {
                 let request = request.clone();

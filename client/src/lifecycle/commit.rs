@@ -9,6 +9,7 @@ use mallorn_client_core::lifecycle::SealedAt;
 use mallorn_proto::id::{Generation, LocationId, SealId, ShuffleId, WorkerId};
 use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 use mallorn_proto::v1;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::{clock, task};
 
 use super::workers::Found;
@@ -41,7 +42,7 @@ pub(super) fn start(shared: &Arc<Shared>, shuffle: u32, generation: Generation, 
 
 async fn run(shared: &Shared, shuffle: u32, generation: Generation, wire: ShuffleId) {
     let started = clock::now();
-    let mut pause = PAUSE_FIRST;
+    let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     loop {
         let work = {
             let mut truth = shared.truth.lock();
@@ -65,10 +66,9 @@ async fn run(shared: &Shared, shuffle: u32, generation: Generation, wire: Shuffl
         let answered = crate::concurrently(calls).await.into_iter().all(|answered| answered);
         shared.changed();
         if answered {
-            pause = PAUSE_FIRST;
+            backoff.reset();
         } else {
-            clock::sleep(shared.random.jitter(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            backoff.wait(&shared.random).await;
         }
     }
 }

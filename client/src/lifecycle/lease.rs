@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mallorn_proto::id::Application;
+use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 use mallorn_proto::reason::Reason;
 use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
@@ -13,8 +14,6 @@ use super::workers::Workers;
 use super::{Shared, application_of};
 use crate::error::{LifecycleError, StartError};
 
-/// Ranges of released shuffles in one renewal; the rest is told when these have merged or gone.
-const RELEASED_MAX: usize = 16_384;
 /// How long the registration goes on trying to reach the master.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
@@ -62,8 +61,9 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Duration) {
 async fn renew(shared: &Shared) -> Result<u64, tonic::Status> {
     let released = {
         let truth = shared.truth.lock();
+        // Ranges over the limit are told when these have merged or gone.
         let runs = truth.lifecycle.released_wire().runs();
-        runs.iter().take(RELEASED_MAX).map(|run| v1::Range { first: run.start, end: run.end }).collect()
+        runs.iter().take(PAGE_LOCATIONS_MAX).cloned().map(Into::into).collect()
     };
     let cluster = shared.workers.cluster.clone();
     let request = v1::RenewApplicationRequest { cluster, application: application_of(shared), released };

@@ -134,9 +134,8 @@ pub(super) fn winners(
             if (items > ITEMS_MAX || winners.len() >= PAGE_MAPS_MAX) && !winners.is_empty() {
                 break;
             }
-            let touched = touched.runs().iter().map(|run| v1::Range { first: run.start, end: run.end }).collect();
             let (map, attempt) = (winner.name.map.0, winner.name.attempt.0);
-            winners.push(v1::Winner { map, attempt, token: winner.token.0, touched });
+            winners.push(v1::Winner { map, attempt, token: winner.token.0, touched: touched.to_wire() });
         }
         Ok(v1::ListWinnersReply { winners })
     })

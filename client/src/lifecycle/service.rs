@@ -11,7 +11,7 @@ use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_proto::v1::lifecycle_server::{Lifecycle, LifecycleServer};
 use mallorn_proto::v1::revive_request::Cause;
-use mallorn_runtime::clock;
+use mallorn_runtime::clock::{self, millis};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -338,8 +338,4 @@ fn bounded(locations: usize) -> Result<(), LifecycleError> {
     }
     let text = format!("{locations} partitions in one request, at most {PAGE_LOCATIONS_MAX} are allowed");
     Err(LifecycleError::refused(Reason::Invalid, text))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -161,7 +161,7 @@ impl Workers {
                 cluster: self.cluster.clone(),
                 application: Some(application.clone().into()),
                 worker: Some((*worker).into()),
-                shuffles: vec![v1::Range { first: wire.0, end: wire.0 + 1 }],
+                shuffles: vec![(wire.0..wire.0 + 1).into()],
             };
             Some(async move {
                 if let Err(error) = door.release(request).await {

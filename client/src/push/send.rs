@@ -10,6 +10,7 @@ use mallorn_proto::message::{Kind, MergedPart, Push, PushMerged, PushReply, Role
 use mallorn_proto::status::{Advice, Status};
 use mallorn_proto::v1;
 use mallorn_proto::v1::revive_request::Cause;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{CallError, Connection, Frame};
 
@@ -39,7 +40,8 @@ struct Pending {
 pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<(), PushError> {
     let batches = cut.into_iter().map(|cut| Pending { batch: shared.encode(cut), refused: None });
     let mut pending: Vec<_> = batches.collect();
-    let mut rounds = Rounds { pause: PAUSE_FIRST, checksum_tries: 0, no_space_since: None };
+    let mut rounds =
+        Rounds { backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX), revives: 0, checksum_tries: 0, no_space_since: None };
     loop {
         if let Some(error) = shared.over() {
             return Err(error);
@@ -54,16 +56,10 @@ pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<()
 
 /// What the rounds of one request have come to.
 struct Rounds {
-    pause: Duration,
+    backoff: Backoff,
+    revives: u32,
     checksum_tries: u32,
     no_space_since: Option<clock::Instant>,
-}
-
-impl Rounds {
-    async fn pause(&mut self, shared: &AttemptShared) {
-        clock::sleep(shared.client.random.jitter(self.pause)).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-    }
 }
 
 /// Batches for one incarnation of a worker.
@@ -179,20 +175,15 @@ async fn push_request(
 
 fn frame(request: u64, batches: &[(Pending, Open)]) -> Frame {
     if let [(one, open)] = batches {
-        let handle = open.handle;
-        return Frame::new(Kind::Push as u8, body_of_one(&one.batch), |out| {
-            Push { request, handle }.encode(out);
-            let header = out.len() - mallorn_proto::limits::FRAME_PREFIX_BYTES;
-            out.extend_from_slice(&one.batch.overhead);
-            header
-        });
+        let push = Push { request, handle: open.handle };
+        let (overhead, body) = (&one.batch.overhead, body_of_one(&one.batch));
+        return Frame::with_inline(Kind::Push as u8, overhead, body, |header| push.encode(header));
     }
     let part = |(one, open): &(Pending, Open)| MergedPart { handle: open.handle, length: one.batch.length() as u32 };
     let parts: Vec<_> = batches.iter().map(part).collect();
     let all: Vec<_> = batches.iter().map(|(one, _)| &one.batch).collect();
-    Frame::new(Kind::PushMerged as u8, body_of_many(&all), |out| {
-        PushMerged::encode(request, &parts, out).expect("GATHERED_MAX is below the protocol's bound");
-        out.len() - mallorn_proto::limits::FRAME_PREFIX_BYTES
+    Frame::new(Kind::PushMerged as u8, body_of_many(&all), |header| {
+        PushMerged::encode(request, &parts, header).expect("GATHERED_MAX is below the protocol's bound");
     })
 }
 
@@ -263,10 +254,10 @@ async fn ask(
     }
     if !no_space {
         // A second refusal in a row is worth a pause: the cluster is moving, or filling up.
-        if rounds.pause > PAUSE_FIRST {
-            rounds.pause(shared).await;
+        if rounds.revives > 0 {
+            rounds.backoff.wait(&shared.client.random).await;
         }
-        rounds.pause = (rounds.pause * 2).min(PAUSE_MAX);
+        rounds.revives += 1;
         rounds.no_space_since = None;
         return Ok(());
     }
@@ -278,7 +269,7 @@ async fn ask(
             refused_bytes: pending.iter().map(|one| one.batch.length() as u64).sum(),
         });
     }
-    rounds.pause(shared).await;
+    rounds.backoff.wait(&shared.client.random).await;
     Ok(())
 }
 

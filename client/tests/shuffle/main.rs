@@ -4,7 +4,9 @@
 
 mod cluster;
 mod exactly_once;
+mod fakes;
 mod losses;
+mod nonsense;
 mod refusals;
 
 use std::collections::BTreeMap;

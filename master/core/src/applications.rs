@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, Instance};
+use mallorn_proto::range_set::RangeSet;
 
-use crate::intervals::Intervals;
 use crate::{APPLICATIONS_MAX, INSTANCES_MAX, ORDERED_APPLICATIONS_MAX, ORDERED_RANGES_MAX, RELEASED_RANGES_TOTAL_MAX};
 
 /// How an instance came to be known.
@@ -44,7 +44,7 @@ struct Record {
     renewed_at: Duration,
     /// When a worker last said that it holds something of it.
     reported_at: Duration,
-    released: Intervals,
+    released: RangeSet,
 }
 
 /// Why a lifecycle manager's call is refused.
@@ -108,7 +108,7 @@ pub struct Held {
     /// The application.
     pub application: Application,
     /// Its shuffles.
-    pub shuffles: Intervals,
+    pub shuffles: RangeSet,
 }
 
 /// What a worker is to delete. Bounded; what does not fit is told at a later heartbeat, for the worker still reports it.
@@ -171,12 +171,12 @@ impl Applications {
         &mut self,
         now: Duration,
         application: &Application,
-        released: Intervals,
+        released: RangeSet,
     ) -> Result<RenewedApplication, ApplicationError> {
         let renewed = self.admit(now, application)?;
         let record = self.records.get_mut(application).expect("an admitted application has a record");
         record.renewed_at = now;
-        let ranges = self.ranges - record.released.count() + released.count();
+        let ranges = self.ranges - record.released.runs().len() + released.runs().len();
         if ranges <= RELEASED_RANGES_TOTAL_MAX {
             self.ranges = ranges;
             record.released = released;
@@ -259,7 +259,7 @@ impl Applications {
                 Verdict::Over => orders.ended.push(application),
                 Verdict::Released(shuffles) if shuffles.is_empty() => {}
                 Verdict::Released(shuffles) => {
-                    ranges_left -= shuffles.count();
+                    ranges_left -= shuffles.runs().len();
                     orders.released.push(Held { application, shuffles });
                 }
             }
@@ -281,7 +281,7 @@ impl Applications {
     }
 
     /// Notes that a worker holds this of an application, and says what of it is to be deleted.
-    fn judge(&mut self, now: Duration, application: &Application, held: &Intervals, ranges_left: usize) -> Verdict {
+    fn judge(&mut self, now: Duration, application: &Application, held: &RangeSet, ranges_left: usize) -> Verdict {
         let Some(record) = self.records.get_mut(application) else { return Verdict::Over };
         record.reported_at = now;
         match record.life {
@@ -311,12 +311,12 @@ enum Verdict {
     /// Everything.
     Over,
     /// These shuffles; often none.
-    Released(Intervals),
+    Released(RangeSet),
 }
 
 impl Record {
     fn new(life: Life, origin: Origin, now: Duration) -> Self {
-        Self { life, origin, renewed_at: now, reported_at: now, released: Intervals::default() }
+        Self { life, origin, renewed_at: now, reported_at: now, released: RangeSet::new() }
     }
 
     /// Whether calls are served.
@@ -331,7 +331,7 @@ impl Record {
     /// Ends it; answers how many ranges of released shuffles need no longer be kept.
     fn end(&mut self, now: Duration) -> usize {
         self.life = Life::Ended { since: now };
-        std::mem::take(&mut self.released).count()
+        std::mem::take(&mut self.released).runs().len()
     }
 }
 
@@ -353,9 +353,7 @@ fn longest_ended<'a>(records: impl Iterator<Item = (&'a Application, &'a Record)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RELEASED_RANGES_MAX;
-    use crate::intervals::ShuffleRange;
-    use mallorn_proto::id::ShuffleId;
+    use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 
     const LEASE: Duration = Duration::from_secs(60);
     const KEEP: Duration = Duration::from_secs(600);
@@ -368,8 +366,8 @@ mod tests {
         Application { name: name.to_owned(), instance: Instance(instance) }
     }
 
-    fn shuffles(first: u32, end: u32) -> Intervals {
-        Intervals::new(vec![ShuffleRange { first: ShuffleId(first), end: ShuffleId(end) }], 1).unwrap()
+    fn shuffles(first: u32, end: u32) -> RangeSet {
+        (first..end).collect()
     }
 
     fn orders(applications: &mut Applications, now: Duration, application: &Application) -> Orders {
@@ -389,7 +387,7 @@ mod tests {
         let registered = applications.register(at(120), &new).unwrap();
         assert_eq!(registered, RegisteredApplication::New { fenced: vec![Instance(9)] });
         let fenced = ApplicationError::Fenced { application: old.clone(), by: Instance(3) };
-        assert_eq!(applications.renew(at(130), &old, Intervals::default()), Err(fenced.clone()));
+        assert_eq!(applications.renew(at(130), &old, RangeSet::new()), Err(fenced.clone()));
         assert_eq!(applications.admit(at(130), &old), Err(fenced.clone()));
         assert_eq!(applications.register(at(130), &old), Err(fenced));
         assert_eq!(applications.expire(at(159), LEASE, KEEP), []);
@@ -397,7 +395,7 @@ mod tests {
         assert_eq!(applications.expire(at(160), LEASE, KEEP), std::slice::from_ref(&old));
         assert_eq!(orders(&mut applications, at(160), &old), ended(&old));
         assert_eq!(
-            applications.renew(at(161), &old, Intervals::default()),
+            applications.renew(at(161), &old, RangeSet::new()),
             Err(ApplicationError::Ended { application: old })
         );
         assert_eq!(applications.register(at(161), &new), Ok(RegisteredApplication::Repeated));
@@ -414,10 +412,10 @@ mod tests {
         assert_eq!(registered, RegisteredApplication::New { fenced: vec![Instance(1), Instance(3)] });
         let late = app("etl", 4);
         let fenced = ApplicationError::Fenced { application: late.clone(), by: Instance(2) };
-        assert_eq!(applications.renew(at(5), &late, Intervals::default()), Err(fenced));
+        assert_eq!(applications.renew(at(5), &late, RangeSet::new()), Err(fenced));
         assert!(applications.end(at(6), &new));
         assert!(!applications.end(at(6), &new));
-        assert!(applications.renew(at(7), &late, Intervals::default()).is_err(), "a newer one was there, if over");
+        assert!(applications.renew(at(7), &late, RangeSet::new()).is_err(), "a newer one was there, if over");
     }
 
     #[test]
@@ -472,9 +470,8 @@ mod tests {
     #[test]
     fn released_ranges_are_bounded_in_all_and_a_lease_is_renewed_nevertheless() {
         let mut applications = Applications::default();
-        let range = |i: u32| ShuffleRange { first: ShuffleId(2 * i), end: ShuffleId(2 * i + 1) };
-        let most = Intervals::new((0..16_384).map(range).collect(), RELEASED_RANGES_MAX).unwrap();
-        let count = RELEASED_RANGES_TOTAL_MAX / RELEASED_RANGES_MAX;
+        let most: RangeSet = (0..).step_by(2).take(PAGE_LOCATIONS_MAX).collect();
+        let count = RELEASED_RANGES_TOTAL_MAX / PAGE_LOCATIONS_MAX;
         for i in 0..=count {
             applications.renew(at(100), &app(&format!("etl-{i}"), 1), most.clone()).unwrap();
         }
@@ -491,7 +488,7 @@ mod tests {
         let mut applications = Applications::default();
         let count = u64::try_from(INSTANCES_MAX).unwrap();
         for instance in 1..=count {
-            applications.renew(at(1), &app("etl", instance), Intervals::default()).unwrap();
+            applications.renew(at(1), &app("etl", instance), RangeSet::new()).unwrap();
         }
         let refused = applications.register(at(2), &app("etl", 0));
         assert_eq!(refused, Err(ApplicationError::TooManyInstances { name: "etl".to_owned() }));

@@ -38,13 +38,13 @@
 
 mod applications;
 mod expiry;
-mod intervals;
 mod placement;
 mod workers;
 
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, Incarnation, WorkerId};
+use mallorn_proto::range_set::RangeSet;
 
 use crate::applications::Applications;
 use crate::expiry::LeaseClock;
@@ -55,20 +55,15 @@ pub use crate::applications::{
     ApplicationCounts, ApplicationError, Held, Orders, RegisteredApplication, RenewedApplication,
 };
 pub use crate::expiry::{Expired, KEPT_LEASES};
-pub use crate::intervals::{Intervals, IntervalsError, ShuffleRange};
 pub use crate::placement::{PlaceRequest, Placement, load_aware, round_robin};
 pub use crate::workers::{
     Address, Disk, DiskHealth, Memory, RegisterWorkerError, Registered, Registration, Report, Worker, WorkerState,
 };
 
-/// Most workers that a master keeps, lost ones among them.
-pub const WORKERS_MAX: usize = 10_000;
 /// Most instances of applications that a master keeps, ended ones among them.
 pub const APPLICATIONS_MAX: usize = 100_000;
 /// Most instances under one name that a master keeps, ended ones among them.
 pub const INSTANCES_MAX: usize = 1_024;
-/// Most ranges of released shuffles that one application may name; part of the contract.
-pub const RELEASED_RANGES_MAX: usize = 16_384;
 /// Most ranges of released shuffles that a master keeps for all applications (32 MiB). Beyond it an application's
 /// lease is renewed, but what it newly released is deleted by its lifecycle manager's own calls alone.
 pub const RELEASED_RANGES_TOTAL_MAX: usize = 4 * 1024 * 1024;
@@ -76,8 +71,6 @@ pub const RELEASED_RANGES_TOTAL_MAX: usize = 4 * 1024 * 1024;
 pub const ORDERED_APPLICATIONS_MAX: usize = 4_096;
 /// Most ranges of released shuffles that one heartbeat's answer names, so that it fits one message.
 pub const ORDERED_RANGES_MAX: usize = 65_536;
-/// Most workers that one placement's answer names, so that it fits one message.
-pub const PLACED_WORKERS_MAX: usize = 4_096;
 
 /// How workers are picked for new locations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +207,7 @@ impl Master {
         &mut self,
         now: Duration,
         application: &Application,
-        released: Intervals,
+        released: RangeSet,
     ) -> Result<RenewedApplication, ApplicationError> {
         self.applications.renew(self.clock.at(now), application, released)
     }

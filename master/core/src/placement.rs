@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use mallorn_proto::id::{Application, WorkerId};
 
+use crate::Strategy;
 use crate::workers::{Memory, Worker, WorkerState, Workers};
-use crate::{PLACED_WORKERS_MAX, Strategy};
 
 /// Turns are fractions; they are kept as multiples of 2^-64.
 const TURN_SHIFT: u32 = 64;
@@ -87,12 +87,11 @@ impl Turns {
             Strategy::RoundRobin => {
                 let next = candidates.partition_point(|candidate| candidate.worker <= self.last);
                 candidates.rotate_left(next);
-                candidates.truncate(PLACED_WORKERS_MAX);
                 round_robin(candidates.len(), request.locations)
             }
             Strategy::LoadAware => {
                 candidates.sort_unstable_by_key(|candidate| (candidate.turn, candidate.worker));
-                let weights: Vec<u64> = candidates.iter().take(PLACED_WORKERS_MAX).map(|c| c.free_bytes).collect();
+                let weights: Vec<u64> = candidates.iter().map(|c| c.free_bytes).collect();
                 load_aware(&weights, request.locations)
             }
         };
@@ -282,19 +281,6 @@ mod tests {
             assert_eq!(placement.memory.arena_bytes, 3000 * MIB);
             assert_eq!(ids(&turns.place(&mut table, strategy, 5 * MIB, &request(2, &[]))), [2, 2]);
             assert!(turns.place(&mut table, strategy, 5 * MIB, &request(2, &[2])).picks.is_empty());
-        }
-    }
-
-    #[test]
-    fn an_answer_names_a_bounded_number_of_workers() {
-        for strategy in [Strategy::RoundRobin, Strategy::LoadAware] {
-            let mut table = workers(&vec![10; PLACED_WORKERS_MAX + 50]);
-            let mut turns = Turns::default();
-            let locations = u32::try_from(PLACED_WORKERS_MAX).unwrap() + 1;
-            let first = turns.place(&mut table, strategy, MIB, &request(locations, &[]));
-            assert_eq!(first.workers.len(), PLACED_WORKERS_MAX);
-            let next = turns.place(&mut table, strategy, MIB, &request(50, &[]));
-            assert!(strategy == Strategy::RoundRobin || next.workers.iter().all(|id| !first.workers.contains(id)));
         }
     }
 

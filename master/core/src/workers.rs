@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mallorn_proto::id::{Incarnation, WorkerId};
-
-use crate::WORKERS_MAX;
+use mallorn_proto::limits::WORKERS_MAX;
 
 /// Where a worker is reached, and its name for people.
 #[derive(Clone, Debug, PartialEq, Eq)]

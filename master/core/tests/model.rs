@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mallorn_master_core::{
-    Address, Heartbeat, HeartbeatAnswer, Held, Intervals, Master, Memory, Orders, PlaceRequest, Registration, Report,
-    Settings, ShuffleRange, Strategy, WorkerState,
+    Address, Heartbeat, HeartbeatAnswer, Held, Master, Memory, Orders, PlaceRequest, Registration, Report, Settings,
+    Strategy, WorkerState,
 };
-use mallorn_proto::id::{Application, Incarnation, Instance, ShuffleId, WorkerId};
+use mallorn_proto::id::{Application, Incarnation, Instance, WorkerId};
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
 use proptest::strategy::Strategy as _;
 use proptest::test_runner::RngSeed;
@@ -156,7 +156,8 @@ impl Pair {
                 assert_eq!(got.is_ok(), self.model.register_application(self.now, &app(application)));
             }
             Event::Renew { application, released } => {
-                let got = self.master.renew_application(self.now, &app(application), intervals(&released));
+                let got =
+                    self.master.renew_application(self.now, &app(application), released.iter().copied().collect());
                 assert_eq!(got.is_ok(), self.model.renew(self.now, &app(application), released));
             }
             Event::End { application } => {
@@ -201,9 +202,10 @@ impl Pair {
 
     fn heartbeat(&mut self, worker: u8, drawn: Drawn, report: Reported, held: &[(u8, BTreeSet<u32>)]) {
         let incarnation = self.incarnation(worker, drawn);
-        let reported = held
-            .iter()
-            .map(|(application, shuffles)| Held { application: app(*application), shuffles: intervals(shuffles) });
+        let reported = held.iter().map(|(application, shuffles)| Held {
+            application: app(*application),
+            shuffles: shuffles.iter().copied().collect(),
+        });
         let heartbeat = Heartbeat {
             worker: id(worker),
             incarnation: Incarnation(incarnation),
@@ -224,7 +226,9 @@ impl Pair {
                 None => wanted.ended.push(app(*application)),
                 Some(shuffles) if shuffles.is_empty() => {}
                 Some(shuffles) => {
-                    wanted.released.push(Held { application: app(*application), shuffles: intervals(&shuffles) });
+                    wanted
+                        .released
+                        .push(Held { application: app(*application), shuffles: shuffles.into_iter().collect() });
                 }
             }
         }
@@ -283,17 +287,6 @@ fn app(application: u8) -> Application {
 fn full(report: Reported) -> Report {
     let memory = Memory { arena_bytes: 1 << 30, held_bytes: 0, push_free_bytes: report.free_bytes };
     Report { memory, disks: Vec::new(), draining: report.draining }
-}
-
-fn intervals(shuffles: &BTreeSet<u32>) -> Intervals {
-    let mut ranges: Vec<ShuffleRange> = Vec::new();
-    for &shuffle in shuffles {
-        match ranges.last_mut() {
-            Some(last) if last.end.0 == shuffle => last.end = ShuffleId(shuffle + 1),
-            _ => ranges.push(ShuffleRange { first: ShuffleId(shuffle), end: ShuffleId(shuffle + 1) }),
-        }
-    }
-    Intervals::new(ranges, 100).expect("ranges made from a set")
 }
 
 proptest! {

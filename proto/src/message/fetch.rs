@@ -163,9 +163,6 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Bytes of the header.
-    pub const ENCODED_BYTES: usize = 32;
-
     /// Writes the header.
     pub fn encode(&self, out: &mut impl BufMut) {
         out.put_u64(self.request);
@@ -180,7 +177,7 @@ impl Fetched {
     /// `Short`, `Trailing`, or `Value` when next lies before the offset.
     pub fn decode(mut header: &[u8]) -> Result<Self, MessageError> {
         let from = &mut header;
-        need(from, Self::ENCODED_BYTES)?;
+        need(from, 32)?;
         let fetched =
             Self { request: from.get_u64(), stream: from.get_u64(), offset: from.get_u64(), next: from.get_u64() };
         finished(from)?;

@@ -127,12 +127,6 @@ impl PushReply {
         Ok(())
     }
 
-    /// Bytes of the header for this many statuses.
-    #[must_use]
-    pub fn encoded_length(statuses: usize) -> usize {
-        10 + statuses
-    }
-
     /// Reads the header.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ const MEMORY: v1::MemoryState =
 const ATTEMPT: v1::AttemptId =
     v1::AttemptId { shuffle: u32::MAX, generation: u32::MAX, map: u32::MAX, attempt: u32::MAX, nonce: u64::MAX };
 const SUM: v1::PartitionSum =
-    v1::PartitionSum { partition: u32::MAX, batches: u32::MAX, bytes: u64::MAX, hash: u64::MAX };
+    v1::PartitionSum { partition: u32::MAX, batches: u64::MAX, bytes: u64::MAX, hash: u64::MAX };
 const OPEN: v1::OpenLocation =
     v1::OpenLocation { location: Some(LOCATION), handle: u64::MAX, worker: WORKERS_MAX as u32 };
 

@@ -217,10 +217,7 @@ async fn shake_hands(
     let protocol = |text: String| OpenError::Protocol { address: address.to_owned(), text };
     let mut header = Vec::new();
     hello.encode(&mut header).map_err(|error| protocol(format!("our own hello cannot be sent: {error}")))?;
-    outbound.push(Kind::Hello as u8, |out| {
-        out.extend_from_slice(&header);
-        header.len()
-    });
+    outbound.push(Kind::Hello as u8, |out| out.extend_from_slice(&header));
     outbound.flush().await.map_err(|error| broken(address, error))?;
     loop {
         let frame = inbound.buffered().map_err(|error| protocol(error.to_string()))?;

@@ -146,9 +146,8 @@ impl<S: BufferSource> Inbound<S> {
     /// `Io` when the connection broke, ended inside a frame, or was too slow there.
     ///
     /// # Panics
-    /// When the body of a large frame was not taken, or the source lends less than [`Inbound::BUFFER_BYTES_MIN`].
+    /// When the source lends less than [`Inbound::BUFFER_BYTES_MIN`].
     pub async fn fill(&mut self) -> Result<bool, InboundError> {
-        assert_eq!(self.body_left, 0, "the body of a large frame must be taken first");
         // Reads that never wait are no reason not to let other tasks run.
         tokio::task::coop::consume_budget().await;
         match &mut self.buffer {
@@ -213,16 +212,9 @@ impl<S: BufferSource> Inbound<S> {
         let buffered = (self.end - self.start).min(self.body_left);
         self.start += buffered;
         self.took(buffered);
-        // The buffer is the best place to read into, for it is empty now; it is gone where a part of the body was taken.
         let mut spare = Vec::new();
         while self.body_left > 0 {
-            let room = match &mut self.buffer {
-                Some(buffer) => buffer.as_mut(),
-                None => {
-                    spare.resize(SKIP_BYTES, 0);
-                    spare.as_mut_slice()
-                }
-            };
+            let room = away(&mut self.buffer, &mut spare);
             let wanted = room.len().min(self.body_left);
             let bytes = self.pace.keep(self.stream.read(&mut room[..wanted])).await?;
             if bytes == 0 {
@@ -230,6 +222,19 @@ impl<S: BufferSource> Inbound<S> {
             }
             self.took(bytes);
         }
+        Ok(())
+    }
+
+    /// Reads everything away until the peer ends the connection, however long it takes: for a peer that was told why its
+    /// connection is closed, and would not hear it if what it still sends were refused. No frame comes after it. Needs no
+    /// memory from the source.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn discard(&mut self) -> io::Result<()> {
+        (self.start, self.end, self.body_left) = (0, 0, 0);
+        let mut spare = Vec::new();
+        while self.stream.read(away(&mut self.buffer, &mut spare)).await? > 0 {}
         Ok(())
     }
 
@@ -254,5 +259,16 @@ impl<S: BufferSource> Inbound<S> {
     /// Gives an empty buffer back.
     fn release(&mut self) {
         (self.buffer, self.start, self.end) = (None, 0, 0);
+    }
+}
+
+/// Where to read what nobody wants: a buffer that is at hand and empty, or spare memory.
+fn away<'a, B: AsMut<[u8]>>(buffer: &'a mut Option<B>, spare: &'a mut Vec<u8>) -> &'a mut [u8] {
+    match buffer {
+        Some(buffer) => buffer.as_mut(),
+        None => {
+            spare.resize(SKIP_BYTES, 0);
+            spare
+        }
     }
 }

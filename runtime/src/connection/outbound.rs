@@ -28,15 +28,23 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Makes a frame. `head` writes the header and returns how long it is; what it writes after that begins the body,
-    /// and `body` is the rest of it.
+    /// Makes a frame. All that `header` writes is its header; `body` is not copied.
     ///
     /// # Panics
-    /// When the body is over 4 GiB (every caller bounds it far below), or `head` returns more than it wrote.
-    pub fn new(kind: u8, body: Vec<Bytes>, head: impl FnOnce(&mut BytesMut) -> usize) -> Self {
-        let mut bytes = BytesMut::with_capacity(128);
-        encode(&mut bytes, kind, body_bytes(&body), head);
-        Self { head: bytes, body }
+    /// When the body is over 4 GiB; every caller bounds it far below.
+    pub fn new(kind: u8, body: Vec<Bytes>, header: impl FnOnce(&mut BytesMut)) -> Self {
+        Self::with_inline(kind, &[], body, header)
+    }
+
+    /// As [`Frame::new`], with a body that begins with `inline`, which is small and is copied beside the header.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn with_inline(kind: u8, inline: &[u8], body: Vec<Bytes>, header: impl FnOnce(&mut BytesMut)) -> Self {
+        let mut head = BytesMut::with_capacity(128);
+        encode(&mut head, kind, inline.len() + body_bytes(&body), header);
+        head.extend_from_slice(inline);
+        Self { head, body }
     }
 
     /// Bytes of the whole frame.
@@ -57,18 +65,18 @@ fn body_bytes(body: &[Bytes]) -> usize {
     body.iter().map(Bytes::len).sum()
 }
 
-fn encode(out: &mut BytesMut, kind: u8, body_length: usize, head: impl FnOnce(&mut BytesMut) -> usize) {
+/// Writes prefix and header; the header's length is what `header` wrote.
+fn encode(out: &mut BytesMut, kind: u8, body_length: usize, header: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
-    out.resize(start + FRAME_PREFIX_BYTES, 0);
-    let header_length = head(out);
-    let written = out.len() - start - FRAME_PREFIX_BYTES;
-    assert!(header_length <= written, "a header is not longer than what was written");
+    let header_start = start + FRAME_PREFIX_BYTES;
+    out.resize(header_start, 0);
+    header(out);
     let prefix = Prefix {
-        header_length: u32::try_from(header_length).expect("headers are far below 4 GiB"),
+        header_length: u32::try_from(out.len() - header_start).expect("headers are far below 4 GiB"),
         kind,
-        body_length: u32::try_from(body_length + written - header_length).expect("bodies are far below 4 GiB"),
+        body_length: u32::try_from(body_length).expect("bodies are far below 4 GiB"),
     };
-    prefix.encode(&mut &mut out[start..start + FRAME_PREFIX_BYTES]);
+    prefix.encode(&mut &mut out[start..header_start]);
 }
 
 /// The writing side of a connection.
@@ -97,21 +105,18 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
         Self { stream, heads: BytesMut::new(), queued: VecDeque::new(), pace: Pace::new(window) }
     }
 
-    /// Queues a frame whose header `head` writes, returning its length; what it writes after that is the body. Small
-    /// answers queued one after the other lie in one buffer and cost one write.
-    ///
-    /// # Panics
-    /// As [`Frame::new`].
-    pub fn push(&mut self, kind: u8, head: impl FnOnce(&mut BytesMut) -> usize) {
-        encode(&mut self.heads, kind, 0, head);
+    /// Queues a frame without a body: all that `header` writes is its header. Small answers queued one after the other
+    /// lie in one buffer and cost one write.
+    pub fn push(&mut self, kind: u8, header: impl FnOnce(&mut BytesMut)) {
+        encode(&mut self.heads, kind, 0, header);
     }
 
     /// Queues a frame with a body in pieces, which are not copied.
     ///
     /// # Panics
     /// As [`Frame::new`].
-    pub fn push_with_body(&mut self, kind: u8, body: Vec<Bytes>, head: impl FnOnce(&mut BytesMut) -> usize) {
-        encode(&mut self.heads, kind, body_bytes(&body), head);
+    pub fn push_with_body(&mut self, kind: u8, body: Vec<Bytes>, header: impl FnOnce(&mut BytesMut)) {
+        encode(&mut self.heads, kind, body_bytes(&body), header);
         self.queue_body(body);
     }
 

@@ -20,6 +20,8 @@ pub struct Usage {
     pub rss_bytes: u64,
     /// Most resident memory so far (`VmHWM`); 0 once the process has ended.
     pub peak_rss_bytes: u64,
+    /// Page faults that needed no disk: memory touched for the first time, mostly.
+    pub minor_faults: u64,
 }
 
 /// Why `/proc` gave no answer.
@@ -79,14 +81,15 @@ pub(super) fn open_files() -> Result<usize, UsageError> {
 fn usage_in(folder: &str) -> Result<Usage, UsageError> {
     let stat_path = format!("{folder}/stat");
     let stat = read(&stat_path)?;
-    let ticks = stat_field(&stat, 14).zip(stat_field(&stat, 15));
-    let (user, system) = ticks.ok_or_else(|| form(&stat_path))?;
+    let field = |number| stat_field(&stat, number).ok_or_else(|| form(&stat_path));
+    let (minor_faults, user, system) = (field(10)?, field(14)?, field(15)?);
     let status = read(&format!("{folder}/status"))?;
     let rss_bytes = status_bytes(&status, "VmRSS:");
     Ok(Usage {
         cpu_s: (user + system) as f64 / TICKS_PER_SECOND,
         rss_bytes,
         peak_rss_bytes: status_bytes(&status, "VmHWM:").max(rss_bytes),
+        minor_faults,
     })
 }
 
@@ -124,7 +127,7 @@ mod tests {
         assert_eq!(held.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 32 << 20);
         let after = usage_of(std::process::id()).unwrap();
         assert!(after.rss_bytes > 16 << 20 && after.peak_rss_bytes >= after.rss_bytes, "{after:?}");
-        assert!(after.cpu_s >= before.cpu_s);
+        assert!(after.cpu_s >= before.cpu_s && after.minor_faults > before.minor_faults);
         assert!(open_files().unwrap() >= 1);
         assert!(start_time_s().unwrap() > 1.0e9, "Unix time of this century");
     }
@@ -138,6 +141,7 @@ mod tests {
     #[test]
     fn stat_is_read_behind_a_hostile_program_name() {
         let stat = "7 (a) b) 1 2 (c)) S 1 7 7 0 -1 4194560 99 0 0 0 250 50 0 0 20 0 1 0 84818";
+        assert_eq!(stat_field(stat, 10), Some(99));
         assert_eq!(stat_field(stat, 14), Some(250));
         assert_eq!(stat_field(stat, 15), Some(50));
         assert_eq!(stat_field(stat, 22), Some(84818));

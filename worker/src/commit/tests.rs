@@ -26,8 +26,8 @@ fn a_location_is_frozen_sealed_and_released() {
     assert_eq!(store.seal(&application, &[(id, SealId(6), 1000)]), [Sealing::Conflict]);
     assert_eq!(store.freeze(&application, &[id]), [Some(1000)]);
     assert_eq!(reserve_one(&store, &application, id), Reserved::Closed);
-    assert!(store.release(&application, 1, 2) >= 4096);
-    assert_eq!(store.release(&application, 1, 2), 0);
+    assert!(store.release(&application, 1..2) >= 4096);
+    assert_eq!(store.release(&application, 1..2), 0);
     assert_eq!(store.freeze(&application, &[id]), [None]);
     assert_eq!(store.usage().held_total_bytes(), 0);
 }

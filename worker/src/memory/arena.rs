@@ -5,7 +5,8 @@
 //!
 //! This is the only module with unsafe code. All of it rests on three facts: the ledger never gives the same byte to two
 //! holders; a [`Slot`] is the only holder of its bytes, so Rust's own borrowing rules guard it; and of a slot that is
-//! shared, a [`Tail`] writes only above the length it has published, while a [`View`] reads only below it.
+//! shared, a [`Tail`] writes only above the length it has published, while a [`View`] reads only below it, and what lies
+//! above is given back early only together with the tail.
 
 #![expect(unsafe_code, reason = "bytes of one mapping are lent to many holders; each use says why it is sound")]
 
@@ -13,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use mallorn_runtime::connection::{BufferSource, Inbound};
 use mallorn_worker_core::memory::{BudgetError, Ledger, Pool, SLOT_BYTES_MAX, Slot as Place, Usage};
@@ -27,13 +28,20 @@ const RECEIVE_BYTES: u64 = 256 * 1024;
 /// The mapping begins at a multiple of this, so that huge pages fit it from its first byte.
 const ALIGNMENT: usize = 2 * 1024 * 1024;
 
-/// Why there is no arena.
+/// Why there is no memory for shuffle data.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ArenaError {
+pub enum MemoryError {
+    /// The budget is too small for what has to fit in it.
     #[error(transparent)]
     Budget(#[from] BudgetError),
+    /// The system does not give that much.
     #[error("map {bytes} bytes of memory: {source}; set `worker.memory` lower")]
-    Map { bytes: u64, source: io::Error },
+    Map {
+        /// The budget.
+        bytes: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
 /// The worker's memory for shuffle data.
@@ -49,7 +57,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Maps the whole budget. Memory comes behind it only as it is used, and is kept for reuse from then on.
-    pub(crate) fn new(budget_bytes: u64, body_bytes_max: u32) -> Result<Arc<Self>, ArenaError> {
+    pub(crate) fn new(budget_bytes: u64, body_bytes_max: u32) -> Result<Arc<Self>, MemoryError> {
         let ledger = Ledger::new(budget_bytes, body_bytes_max)?;
         let bytes = ledger.budget_bytes();
         let mapped = usize::try_from(bytes)
@@ -57,7 +65,7 @@ impl Arena {
             .and_then(|length| length.checked_add(ALIGNMENT))
             .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
             .and_then(|length| MmapOptions::new().len(length).no_reserve_swap().map_anon());
-        let map = mapped.map_err(|source| ArenaError::Map { bytes, source })?;
+        let map = mapped.map_err(|source| MemoryError::Map { bytes, source })?;
         #[cfg(target_os = "linux")]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
             tracing::info!(%error, "no huge pages for the arena: pushes cost more of the processor");
@@ -71,7 +79,8 @@ impl Arena {
     /// Takes a slot; see [`Ledger::take`].
     pub(crate) fn take(self: &Arc<Self>, pool: Pool, wanted_bytes: u64, least_bytes: u64) -> Option<Slot> {
         let place = self.ledger.lock().take(pool, wanted_bytes, least_bytes)?;
-        Some(Slot { held: Held { arena: Arc::clone(self), place, pool } })
+        let kept_bytes = AtomicU64::new(place.bytes());
+        Some(Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes } })
     }
 
     /// Takes slots that together hold `bytes`, larger ones first, or nothing.
@@ -191,6 +200,8 @@ struct Held {
     arena: Arc<Arena>,
     place: Place,
     pool: Pool,
+    /// What of the place is still held, from its beginning; less than all of it once a tail was cut.
+    kept_bytes: AtomicU64,
 }
 
 impl Held {
@@ -205,7 +216,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.arena.give(|ledger| ledger.give(self.pool, self.place));
+        let kept = self.place.first(*self.kept_bytes.get_mut());
+        self.arena.give(|ledger| ledger.give(self.pool, kept));
     }
 }
 
@@ -271,6 +283,17 @@ impl Tail {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.held.start().add(start as usize), length) };
         self.published += length as u32;
         View { held: Arc::clone(&self.held), range: start..self.published }
+    }
+
+    /// Ends the writing, and gives back what of the slot was not written, as far as smaller slots go; returns how much
+    /// that is. All views lie in what is kept.
+    pub(crate) fn finish(self) -> u64 {
+        let Held { arena, place, pool, kept_bytes } = &*self.held;
+        let mut kept = *place;
+        arena.give(|ledger| kept = ledger.cut(*pool, *place, u64::from(self.published)));
+        // This tail is the only one, and it is gone now, so nobody else stores; whoever drops the place comes after.
+        kept_bytes.store(kept.bytes(), Ordering::Release);
+        place.bytes() - kept.bytes()
     }
 }
 

@@ -174,7 +174,7 @@ impl State {
 
     /// Gives back what will not be written any more, and what lies beyond the log's length.
     pub(crate) fn trim(&mut self) {
-        self.tail = None;
+        self.slot_bytes -= self.tail.take().map_or(0, Tail::finish);
         self.spare = VecDeque::new();
         let length = self.log.length();
         self.pieces.truncate(self.pieces.partition_point(|piece| piece.start < length));

@@ -3,6 +3,7 @@
 //! Owns reservations, handles, the incarnation that they live in, and draining. Does not own what a location does.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -10,7 +11,7 @@ use mallorn_proto::batch::Place;
 use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
-use mallorn_worker_core::master_link::{Held, ranges};
+use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
 use mallorn_worker_core::push::{Life, Reservation, reserve};
 use parking_lot::RwLock;
@@ -161,15 +162,15 @@ impl Store {
         names.forget_empty(application);
     }
 
-    /// Takes shuffles from the first up to, not including, the end out of the tables.
-    pub(crate) fn remove(&self, application: &Application, first: u32, end: u32) -> Vec<Arc<Location>> {
+    /// Takes a range of an application's shuffles out of the tables.
+    pub(crate) fn remove(&self, application: &Application, range: Range<u32>) -> Vec<Arc<Location>> {
         let mut removed = Vec::new();
         let mut names = self.names.write();
         if let Some(shuffles) = names.applications.get_mut(application)
-            && first < end
+            && !range.is_empty()
         {
-            let mut rest = shuffles.split_off(&ShuffleId(first));
-            let mut beyond = rest.split_off(&ShuffleId(end));
+            let mut rest = shuffles.split_off(&ShuffleId(range.start));
+            let mut beyond = rest.split_off(&ShuffleId(range.end));
             shuffles.append(&mut beyond);
             removed.extend(rest.into_values().flat_map(BTreeMap::into_values));
         }
@@ -208,7 +209,7 @@ impl Store {
         let names = self.names.read();
         let held = names.applications.iter().map(|(application, shuffles)| Held {
             application: application.clone(),
-            shuffles: ranges(shuffles.keys().copied()),
+            shuffles: reported(shuffles.keys().copied()),
         });
         held.collect()
     }

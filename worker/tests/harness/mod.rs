@@ -1,6 +1,7 @@
 //! A worker in this process, and a plain client of its two ports.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test that called it")]
 
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
 use mallorn_proto::frame::Prefix;
@@ -29,16 +30,16 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::transport::Channel;
 
-pub const CLUSTER: &str = "test";
-pub const SEAL: SealId = SealId(77);
+pub(crate) const CLUSTER: &str = "test";
+pub(crate) const SEAL: SealId = SealId(77);
 /// No wait of a test is longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn application() -> Application {
+pub(crate) fn application() -> Application {
     Application { name: "engine".to_owned(), instance: Instance(7) }
 }
 
-pub fn config() -> WorkerConfig {
+pub(crate) fn config() -> WorkerConfig {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     WorkerConfig {
         // Nobody listens there.
@@ -51,7 +52,7 @@ pub fn config() -> WorkerConfig {
     }
 }
 
-pub fn surroundings() -> Surroundings {
+pub(crate) fn surroundings() -> Surroundings {
     Surroundings {
         cluster: CLUSTER.to_owned(),
         body_limit_bytes: BODY_BYTES_DEFAULT,
@@ -62,14 +63,14 @@ pub fn surroundings() -> Surroundings {
 }
 
 /// A worker and its gRPC door.
-pub struct Node {
-    pub running: Running,
-    pub registry: Registry,
+pub(crate) struct Node {
+    pub(crate) running: Running,
+    pub(crate) registry: Registry,
     control: WorkerClient<Channel>,
 }
 
 impl Node {
-    pub async fn start(config: WorkerConfig) -> Self {
+    pub(crate) async fn start(config: WorkerConfig) -> Self {
         let surroundings = surroundings();
         let registry = surroundings.registry.clone();
         let running = start(config, surroundings).await.unwrap();
@@ -77,7 +78,7 @@ impl Node {
         Self { running, registry, control: WorkerClient::new(channel) }
     }
 
-    pub fn hello(&self, role: Role) -> Hello {
+    pub(crate) fn hello(&self, role: Role) -> Hello {
         Hello {
             oldest: 1,
             newest: 1,
@@ -90,12 +91,12 @@ impl Node {
         }
     }
 
-    pub async fn connect(&self) -> Peer {
+    pub(crate) async fn connect(&self) -> Peer {
         Peer { stream: Stream::connect(&self.running.data_address().to_string(), PATIENCE).await.unwrap() }
     }
 
     /// A connection whose hello was accepted.
-    pub async fn open(&self, role: Role) -> Peer {
+    pub(crate) async fn open(&self, role: Role) -> Peer {
         let mut peer = self.connect().await;
         let welcome = peer.hello(&self.hello(role)).await.unwrap();
         assert_eq!(welcome.body_limit, BODY_BYTES_DEFAULT);
@@ -103,7 +104,7 @@ impl Node {
         peer
     }
 
-    pub async fn reserve_with(
+    pub(crate) async fn reserve_with(
         &self,
         incarnation: Incarnation,
         locations: &[LocationId],
@@ -118,13 +119,13 @@ impl Node {
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
     }
 
-    pub async fn reserve(&self, location: LocationId) -> Handle {
+    pub(crate) async fn reserve(&self, location: LocationId) -> Handle {
         let reply = self.reserve_with(self.running.incarnation(), &[location]).await.unwrap();
         assert_eq!(reply.locations[0].outcome(), v1::reserved::Outcome::Reserved);
         Handle(reply.locations[0].handle)
     }
 
-    pub async fn freeze(&self, location: LocationId) -> Option<u64> {
+    pub(crate) async fn freeze(&self, location: LocationId) -> Option<u64> {
         let request = v1::FreezeRequest {
             cluster: CLUSTER.to_owned(),
             application: Some(application().into()),
@@ -135,7 +136,7 @@ impl Node {
         (!frozen.unknown).then_some(frozen.acked_length)
     }
 
-    pub async fn seal(&self, location: LocationId, seal: SealId, length: u64) -> v1::Sealed {
+    pub(crate) async fn seal(&self, location: LocationId, seal: SealId, length: u64) -> v1::Sealed {
         let one = v1::SealOne { location: Some(location.into()), seal: seal.0, length };
         let request = v1::SealRequest {
             cluster: CLUSTER.to_owned(),
@@ -147,14 +148,14 @@ impl Node {
     }
 
     /// Freezes and seals at what was acked.
-    pub async fn commit(&self, location: LocationId) -> u64 {
+    pub(crate) async fn commit(&self, location: LocationId) -> u64 {
         let length = self.freeze(location).await.unwrap();
         let sealed = self.seal(location, SEAL, length).await;
         assert_eq!(sealed.outcome(), v1::sealed::Outcome::Sealed);
         length
     }
 
-    pub async fn release(&self, first: u32, end: u32) -> u64 {
+    pub(crate) async fn release(&self, first: u32, end: u32) -> u64 {
         let request = v1::ReleaseRequest {
             cluster: CLUSTER.to_owned(),
             application: Some(application().into()),
@@ -165,7 +166,7 @@ impl Node {
     }
 
     /// Waits until nothing of the arena is held; connections at rest hold nothing.
-    pub async fn rests(&self) {
+    pub(crate) async fn rests(&self) {
         let rests = async {
             while self.running.memory().held_total_bytes() > 0 {
                 tokio::task::yield_now().await;
@@ -176,23 +177,24 @@ impl Node {
     }
 
     /// The value of a counter or gauge, summed over the labels that hold `label`.
-    pub fn metric(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
         let labelled = |metric: &&prometheus::proto::Metric| {
             label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
         };
-        let value = |metric: &prometheus::proto::Metric| metric.get_counter().value() + metric.get_gauge().value();
+        let value =
+            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
         family.get_metric().iter().filter(labelled).map(value).sum()
     }
 }
 
-pub fn location(shuffle: u32, partition: u32) -> LocationId {
+pub(crate) fn location(shuffle: u32, partition: u32) -> LocationId {
     LocationId { shuffle: ShuffleId(shuffle), partition: Partition(partition), epoch: Epoch(0) }
 }
 
 /// A batch as a client makes it.
-pub fn batch(location: LocationId, map: u32, batch: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn batch(location: LocationId, map: u32, batch: u32, payload: &[u8]) -> Vec<u8> {
     let place = Place { instance: application().instance, shuffle: location.shuffle, partition: location.partition };
     let length = (payload.len() + ENVELOPE_BYTES) as u32;
     let header = BatchHeader { map: MapId(map), attempt: Attempt(0), batch: BatchId(batch), length };
@@ -203,23 +205,23 @@ pub fn batch(location: LocationId, map: u32, batch: u32, payload: &[u8]) -> Vec<
 
 /// A frame, taken apart.
 #[derive(Debug)]
-pub struct Message {
-    pub kind: Kind,
-    pub header: Vec<u8>,
-    pub body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) kind: Kind,
+    pub(crate) header: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// A connection to the data port.
-pub struct Peer {
-    pub stream: Stream,
+pub(crate) struct Peer {
+    pub(crate) stream: Stream,
 }
 
 impl Peer {
-    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         clock::timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the worker reads").unwrap();
     }
 
-    pub async fn send(&mut self, kind: Kind, header: &[u8], body: &[u8]) {
+    pub(crate) async fn send(&mut self, kind: Kind, header: &[u8], body: &[u8]) {
         let prefix = Prefix { header_length: header.len() as u32, kind: kind as u8, body_length: body.len() as u32 };
         let mut frame = Vec::new();
         prefix.encode(&mut frame);
@@ -229,7 +231,7 @@ impl Peer {
     }
 
     /// The next frame; `None` when the worker has closed the connection.
-    pub async fn receive(&mut self) -> Option<Message> {
+    pub(crate) async fn receive(&mut self) -> Option<Message> {
         clock::timeout(PATIENCE, self.receive_in_time()).await.expect("the worker answers or closes in time")
     }
 
@@ -244,7 +246,7 @@ impl Peer {
         Some(Message { kind: Kind::from_wire(prefix.kind).unwrap(), header, body })
     }
 
-    pub async fn hello(&mut self, hello: &Hello) -> Result<Welcome, Failure> {
+    pub(crate) async fn hello(&mut self, hello: &Hello) -> Result<Welcome, Failure> {
         let mut header = Vec::new();
         hello.encode(&mut header).unwrap();
         self.send(Kind::Hello, &header, &[]).await;
@@ -256,18 +258,18 @@ impl Peer {
         }
     }
 
-    pub async fn send_push(&mut self, request: u64, handle: Handle, batch: &[u8]) {
+    pub(crate) async fn send_push(&mut self, request: u64, handle: Handle, batch: &[u8]) {
         let mut header = Vec::new();
         Push { request, handle }.encode(&mut header);
         self.send(Kind::Push, &header, batch).await;
     }
 
-    pub async fn push(&mut self, handle: Handle, batch: &[u8]) -> Status {
+    pub(crate) async fn push(&mut self, handle: Handle, batch: &[u8]) -> Status {
         self.send_push(1, handle, batch).await;
         self.reply(1).await[0]
     }
 
-    pub async fn push_merged(&mut self, parts: &[(Handle, Vec<u8>)]) -> Vec<Status> {
+    pub(crate) async fn push_merged(&mut self, parts: &[(Handle, Vec<u8>)]) -> Vec<Status> {
         let named: Vec<_> =
             parts.iter().map(|(handle, batch)| MergedPart { handle: *handle, length: batch.len() as u32 }).collect();
         let body: Vec<u8> = parts.iter().flat_map(|(_, batch)| batch.iter().copied()).collect();
@@ -277,7 +279,7 @@ impl Peer {
         self.reply(2).await
     }
 
-    pub async fn reply(&mut self, request: u64) -> Vec<Status> {
+    pub(crate) async fn reply(&mut self, request: u64) -> Vec<Status> {
         let answer = self.receive().await.expect("a push is answered");
         assert_eq!(answer.kind, Kind::PushReply);
         let reply = PushReply::decode(&answer.header).unwrap();
@@ -285,7 +287,7 @@ impl Peer {
         reply.statuses
     }
 
-    pub async fn open_stream(&mut self, location: LocationId, maps: (u32, u32)) -> Result<Opened, Failure> {
+    pub(crate) async fn open_stream(&mut self, location: LocationId, maps: (u32, u32)) -> Result<Opened, Failure> {
         let mut header = Vec::new();
         Open { request: 3, location, seal: SEAL, map_start: maps.0, map_end: maps.1 }.encode(&mut header);
         self.send(Kind::Open, &header, &[]).await;
@@ -296,7 +298,7 @@ impl Peer {
         }
     }
 
-    pub async fn fetch(&mut self, stream: u64, offset: u64, limit: u32) -> Result<(Fetched, Vec<u8>), Failure> {
+    pub(crate) async fn fetch(&mut self, stream: u64, offset: u64, limit: u32) -> Result<(Fetched, Vec<u8>), Failure> {
         let mut header = Vec::new();
         Fetch { request: 4, stream, offset, limit }.encode(&mut header);
         self.send(Kind::Fetch, &header, &[]).await;
@@ -308,7 +310,7 @@ impl Peer {
     }
 
     /// Everything that a stream has, fetch by fetch.
-    pub async fn read_all(&mut self, opened: &Opened, limit: u32) -> Vec<u8> {
+    pub(crate) async fn read_all(&mut self, opened: &Opened, limit: u32) -> Vec<u8> {
         let (mut offset, mut all) = (0, Vec::new());
         while offset < opened.length {
             let (fetched, body) = self.fetch(opened.stream, offset, limit).await.unwrap();
@@ -319,14 +321,14 @@ impl Peer {
         all
     }
 
-    pub async fn close_stream(&mut self, stream: u64) {
+    pub(crate) async fn close_stream(&mut self, stream: u64) {
         let mut header = Vec::new();
         CloseStream { stream }.encode(&mut header);
         self.send(Kind::CloseStream, &header, &[]).await;
     }
 
     /// The failure that the worker sends before it closes the connection.
-    pub async fn last_words(&mut self) -> Failure {
+    pub(crate) async fn last_words(&mut self) -> Failure {
         let message = self.receive().await.expect("a failure comes before the end");
         assert_eq!(message.kind, Kind::Failure);
         let failure = Failure::decode(&message.header).unwrap();

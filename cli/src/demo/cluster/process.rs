@@ -53,7 +53,14 @@ pub(crate) struct ProcessFigures {
     /// Most resident memory, in MiB.
     pub(crate) peak_rss_mib: f64,
     /// How it ended.
+    #[serde(skip_serializing_if = "Fate::is_running")]
     pub(crate) fate: Fate,
+}
+
+impl Fate {
+    fn is_running(&self) -> bool {
+        *self == Self::Running
+    }
 }
 
 impl ProcessFigures {
@@ -112,7 +119,8 @@ impl Process {
         match clock::timeout(READY_WITHIN, line).await {
             Ok(Some(line)) => Ready::parse(&line).map_err(|_| ClusterError::Answer { name, line }),
             Ok(None) => {
-                let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+                let status =
+                    self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
                 Err(ClusterError::Ended { name, status, tail: self.log.tail().await })
             }
             Err(_) => {
@@ -127,7 +135,7 @@ impl Process {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.fate == Fate::Running
+        self.fate.is_running()
     }
 
     /// Its resident memory.

@@ -45,19 +45,13 @@ impl Worker {
 
     async fn answer(&mut self, kind: u8, request: u64, body: &[u8]) {
         let body = Bytes::copy_from_slice(body);
-        self.outbound.push_with_body(kind, vec![body], |out| {
-            out.put_u64(request);
-            8
-        });
+        self.outbound.push_with_body(kind, vec![body], |out| out.put_u64(request));
         self.outbound.flush().await.unwrap();
     }
 
     async fn fail(&mut self, request: u64, status: Status, text: &str) {
         let failure = Failure { request, status, text: text.to_owned() };
-        self.outbound.push(FAILURE, |out| {
-            failure.encode(out);
-            out.len() - 9
-        });
+        self.outbound.push(FAILURE, |out| failure.encode(out));
         self.outbound.flush().await.unwrap();
     }
 
@@ -85,10 +79,7 @@ async fn connect(limits: Limits) -> (Connection, Worker) {
     let welcome = Welcome { version: 1, body_limit: MIB as u32, incarnation: Incarnation(8) };
     let serve = async {
         let mut worker = accept(&listener).await;
-        worker.outbound.push(Kind::Welcome as u8, |out| {
-            welcome.encode(out);
-            out.len() - 9
-        });
+        worker.outbound.push(Kind::Welcome as u8, |out| welcome.encode(out));
         worker.outbound.flush().await.unwrap();
         worker
     };
@@ -120,10 +111,7 @@ async fn refused(answer: Option<&[u8]>) -> OpenError {
 
 async fn call(connection: &Connection, body: Vec<Bytes>, room: Option<usize>) -> Result<Answer, CallError> {
     let request = connection.next_request();
-    let frame = Frame::new(PUSH, body, |out| {
-        out.put_u64(request);
-        8
-    });
+    let frame = Frame::new(PUSH, body, |out| out.put_u64(request));
     connection.call(request, frame, room.map(|room| Pool::new(0).take(room))).await
 }
 
@@ -356,12 +344,7 @@ async fn the_end_of_a_connection_fails_every_call_with_its_reason() {
 #[tokio::test]
 async fn a_message_without_an_answer_is_sent_and_fails_once_the_connection_is_closed() {
     let (connection, mut worker) = connect(LIMITS).await;
-    let told = || {
-        Frame::new(Kind::CloseStream as u8, vec![], |out| {
-            out.put_u64(42);
-            8
-        })
-    };
+    let told = || Frame::new(Kind::CloseStream as u8, vec![], |out| out.put_u64(42));
     connection.tell(told()).await.unwrap();
     assert_eq!(worker.request().await, Some((42, vec![])));
     drop(worker);

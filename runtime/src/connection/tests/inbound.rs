@@ -122,6 +122,30 @@ async fn a_skipped_body_leaves_the_frame_after_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_given_up_is_read_to_its_end() {
+    let large = frame(66, &[1; 8], &pattern(3 * MIB, 1));
+    for taken in [None, Some(0), Some(MIB)] {
+        let (mut inbound, lender, mut far) = reader(8 * MIB).await;
+        let write = async {
+            far.write_all(&[&large[..], &[0xff; MIB]].concat()).await.unwrap();
+            drop(far);
+        };
+        let read = async {
+            if let Some(taken) = taken {
+                while inbound.buffered().unwrap().is_none() {
+                    inbound.fill().await.unwrap();
+                }
+                inbound.body_into(&mut vec![0; taken]).await.unwrap();
+                assert!(inbound.fill().await.unwrap(), "more may be read before the body is taken");
+            }
+            inbound.discard().await.unwrap();
+        };
+        tokio::join!(write, read);
+        assert!(lender.lent() <= 1);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_a_frame_has_a_typed_error_and_no_memory() {
     let claims = |header_length: u32, body_length: u32| {
         let mut bytes = Vec::new();

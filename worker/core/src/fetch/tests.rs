@@ -103,9 +103,9 @@ fn a_batch_over_the_limit_is_too_large_and_one_that_does_not_fit_any_more_waits(
     let maps = MapRange { start: 1, end: 2 };
     assert_eq!(log.plan(Cursor::default(), 0, 99, maps), Err(FetchError::TooLarge { bytes: 100, limit: 99 }));
     let plan = log.plan(Cursor::default(), 0, 399, maps).unwrap();
-    assert_eq!((plan.runs, plan.next.offset), (vec![0..100], 5100));
+    assert_eq!((plan.runs.len(), &plan.runs[0], plan.next.offset), (1, &(0..100), 5100));
     let plan = log.plan(plan.next, 5100, 300, maps).unwrap();
-    assert_eq!((plan.runs, plan.next.offset), (vec![5100..5400], 5400));
+    assert_eq!((plan.runs.len(), &plan.runs[0], plan.next.offset), (1, &(5100..5400), 5400));
 }
 
 #[test]

@@ -34,6 +34,14 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Its beginning, as the smallest slot that holds `bytes`; itself when it is no larger than that.
+    #[must_use]
+    pub fn first(self, bytes: u64) -> Self {
+        Self { offset: self.offset, order: self.order.min(order_of(bytes) as u8) }
+    }
+}
+
 /// One region, cut on demand: it uses what was used before, lowest offset first, before it grows.
 #[derive(Clone, Debug)]
 pub(super) struct Buddy {
@@ -86,6 +94,13 @@ impl Buddy {
             order += 1;
         }
         self.free[order].insert(number);
+    }
+
+    /// Takes back what of a slot lies behind its beginning.
+    pub(super) fn give_rest(&mut self, slot: Slot, first: Slot) {
+        for order in first.order..slot.order {
+            self.give(Slot { offset: slot.offset + order_bytes(usize::from(order)), order });
+        }
     }
 
     /// Whether an offset lies in the region.
@@ -152,6 +167,22 @@ mod tests {
             }
             prop_assert_eq!(buddy.take(1), None);
         }
+    }
+
+    #[test]
+    fn a_slot_is_cut_to_its_beginning_and_the_rest_is_free() {
+        let mut buddy = Buddy::new(0, 1);
+        let slot = buddy.take(SLOT_BYTES_MAX).unwrap();
+        let first = slot.first(3 * SLOT_BYTES_MIN);
+        assert_eq!((first.offset(), first.bytes()), (0, 4 * SLOT_BYTES_MIN));
+        assert_eq!(slot.first(2 * SLOT_BYTES_MAX), slot);
+        buddy.give_rest(slot, first);
+        let free: Vec<_> = std::iter::from_fn(|| buddy.take(4 * SLOT_BYTES_MIN)).collect();
+        assert_eq!(free.len(), 63);
+        assert!(free.iter().all(|slot| !overlaps(*slot, first)));
+        free.into_iter().for_each(|slot| buddy.give(slot));
+        buddy.give(first);
+        assert_eq!(buddy.take(SLOT_BYTES_MAX), Some(slot));
     }
 
     #[test]

@@ -184,8 +184,15 @@ impl Ledger {
     /// When it was given back already, or the pool holds less.
     pub fn give(&mut self, pool: Pool, slot: Slot) {
         self.refund(pool, slot.bytes());
-        let region = if self.receive.contains(slot.offset()) { &mut self.receive } else { &mut self.common };
-        region.give(slot);
+        self.region(slot).give(slot);
+    }
+
+    /// Gives back what of a slot lies behind its first `bytes`, as far as smaller slots go, and returns what is kept.
+    pub fn cut(&mut self, pool: Pool, slot: Slot, bytes: u64) -> Slot {
+        let first = slot.first(bytes);
+        self.refund(pool, slot.bytes() - first.bytes());
+        self.region(slot).give_rest(slot, first);
+        first
     }
 
     /// Counts bytes of heap against a pool; `false` (nothing is counted) when it has no room for them.
@@ -228,6 +235,10 @@ impl Ledger {
             push_free_bytes: self.free_bytes(Pool::Push),
             grown_bytes: self.receive.grown_bytes() + self.common.grown_bytes(),
         }
+    }
+
+    fn region(&mut self, slot: Slot) -> &mut Buddy {
+        if self.receive.contains(slot.offset()) { &mut self.receive } else { &mut self.common }
     }
 
     fn share(&mut self, pool: Pool) -> &mut Share {

@@ -13,6 +13,7 @@ fn pool() -> impl Strategy<Value = Pool> {
 enum Step {
     Take(Pool, u64, u64),
     Give(prop::sample::Index),
+    Cut(prop::sample::Index, u64),
     Charge(Pool, u64),
     Refund(prop::sample::Index),
 }
@@ -21,6 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (pool(), 1..2 * MIB, 1..MIB).prop_map(|(pool, wanted, least)| Step::Take(pool, wanted, least)),
         2 => any::<prop::sample::Index>().prop_map(Step::Give),
+        1 => (any::<prop::sample::Index>(), 0..MIB).prop_map(|(pick, bytes)| Step::Cut(pick, bytes)),
         1 => (pool(), 0..3 * MIB).prop_map(|(pool, bytes)| Step::Charge(pool, bytes)),
         1 => any::<prop::sample::Index>().prop_map(Step::Refund),
     ]
@@ -56,11 +58,17 @@ impl Model {
                 let (pool, slot) = self.slots.swap_remove(pick.index(self.slots.len()));
                 self.ledger.give(pool, slot);
             }
+            Step::Cut(pick, bytes) if !self.slots.is_empty() => {
+                let at = pick.index(self.slots.len());
+                let (pool, slot) = self.slots[at];
+                self.slots[at].1 = self.ledger.cut(pool, slot, bytes);
+                assert!(self.slots[at].1.bytes() >= bytes.min(slot.bytes()));
+            }
             Step::Refund(pick) if !self.charges.is_empty() => {
                 let (pool, bytes) = self.charges.swap_remove(pick.index(self.charges.len()));
                 self.ledger.refund(pool, bytes);
             }
-            Step::Give(_) | Step::Refund(_) => {}
+            Step::Give(_) | Step::Cut(..) | Step::Refund(_) => {}
         }
     }
 

@@ -45,6 +45,20 @@ fn views_keep_what_was_written_while_the_tail_writes_on() {
 }
 
 #[test]
+fn a_tail_that_is_finished_gives_back_what_it_did_not_write() {
+    let arena = arena();
+    let mut tail = arena.take(Pool::Push, MIB, 1).unwrap().into_tail();
+    let view = tail.append(&[7; 5000]);
+    assert_eq!(tail.finish(), MIB - 8192);
+    assert_eq!(held(&arena), 8192);
+    let mut others: Vec<_> = std::iter::from_fn(|| arena.take(Pool::Push, 4096, 1)).collect();
+    others.iter_mut().for_each(|slot| slot.as_mut().fill(9));
+    assert_eq!(view.as_ref(), [7; 5000]);
+    drop((others, view));
+    assert_eq!(held(&arena), 0);
+}
+
+#[test]
 fn a_reader_on_another_thread_sees_what_was_published() {
     let arena = arena();
     let mut tail = arena.take(Pool::Push, MIB, 1).unwrap().into_tail();

@@ -1,4 +1,5 @@
 use mallorn_proto::id::Instance;
+use mallorn_proto::range_set::RangeSet;
 use prometheus::Registry;
 
 use super::*;
@@ -80,16 +81,16 @@ fn removing_takes_a_range_of_shuffles_of_one_application() {
         reserve_one(&store, &first, id(shuffle, 0));
         reserve_one(&store, &second, id(shuffle, 0));
     }
-    assert_eq!(store.remove(&first, 1, 3).len(), 2);
-    assert_eq!(store.remove(&first, 4, 4).len(), 0);
-    assert_eq!(store.remove(&first, 9, 2).len(), 0);
+    assert_eq!(store.remove(&first, 1..3).len(), 2);
+    assert_eq!(store.remove(&first, 4..4).len(), 0);
+    assert_eq!(store.remove(&first, Range { start: 9, end: 2 }).len(), 0);
     let held = store.held();
-    let ranges: Vec<_> = held[0].shuffles.iter().map(|range| (range.first, range.end)).collect();
-    assert_eq!((held[0].application.clone(), ranges), (first.clone(), vec![(0, 1), (3, 6)]));
-    assert_eq!(held[1].shuffles.len(), 1);
+    let shuffles = RangeSet::from_iter([0, 3, 4, 5]);
+    assert_eq!(held[0], Held { application: first.clone(), shuffles });
+    assert_eq!(held[1].shuffles.runs().len(), 1);
     assert_eq!(store.remove_all(&second).len(), 6);
     assert_eq!(store.held().len(), 1);
-    assert_eq!(store.remove(&first, 0, u32::MAX).len(), 4);
+    assert_eq!(store.remove(&first, 0..u32::MAX).len(), 4);
     assert!(store.held().is_empty());
     assert!(store.handles.is_empty());
 }

@@ -1,0 +1,99 @@
+//! What the simulated processes and whoever steps the simulation tell each other, beside the network.
+//!
+//! Owns the phases of the job as the faults are anchored at, and what the job waits for, to be named when it waits for
+//! too long. Does not own either.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::Registry;
+
+use crate::faults::Phase;
+
+/// Shared by everybody in a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Board {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    begun: Vec<(Phase, u32)>,
+    calm_wanted: bool,
+    doing: BTreeMap<String, String>,
+    registries: BTreeMap<String, Registry>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Board {
+    /// The first shuffle's job has come to a phase.
+    pub(crate) fn begin(&self, phase: Phase, round: u32) {
+        self.inner.lock().begun.push((phase, round));
+    }
+
+    /// Phases begun since the last call.
+    pub(crate) fn take_begun(&self) -> Vec<(Phase, u32)> {
+        std::mem::take(&mut self.inner.lock().begun)
+    }
+
+    /// The job is done, and nothing is to go wrong any more.
+    pub(crate) fn want_calm(&self) {
+        self.inner.lock().calm_wanted = true;
+    }
+
+    pub(crate) fn is_calm_wanted(&self) -> bool {
+        self.inner.lock().calm_wanted
+    }
+
+    /// Notes what a part of the job does now.
+    pub(crate) fn doing(&self, who: impl fmt::Display, what: impl fmt::Display) {
+        self.inner.lock().doing.insert(who.to_string(), what.to_string());
+    }
+
+    pub(crate) fn done(&self, who: impl fmt::Display) {
+        self.inner.lock().doing.remove(&who.to_string());
+    }
+
+    /// What is being done, one line each.
+    pub(crate) fn everything_being_done(&self) -> String {
+        let inner = self.inner.lock();
+        inner.doing.iter().map(|(who, what)| format!("  {who}: {what}\n")).collect()
+    }
+
+    /// Who still does something whose name begins with this.
+    pub(crate) fn is_anybody_doing(&self, prefix: &str) -> bool {
+        self.inner.lock().doing.keys().any(|who| who.starts_with(prefix))
+    }
+
+    /// A worker has started with these metrics.
+    pub(crate) fn registered(&self, worker: &str, registry: Registry) {
+        self.inner.lock().registries.insert(worker.to_owned(), registry);
+    }
+
+    /// The sum of a metric's values at each worker, as its last process has it.
+    pub(crate) fn metric(&self, name: &str) -> Vec<(String, f64)> {
+        let registries = self.inner.lock().registries.clone();
+        let sum = |registry: &Registry| {
+            let families = registry.gather();
+            let family = families.iter().filter(|family| family.name() == name);
+            let metrics = family.flat_map(|family| family.get_metric());
+            metrics.map(|metric| metric.get_gauge().value() + metric.get_counter().value()).sum()
+        };
+        registries.iter().map(|(worker, registry)| (worker.clone(), sum(registry))).collect()
+    }
+
+    /// Counts something that a run should meet now and then.
+    pub(crate) fn count(&self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    pub(crate) fn add(&self, what: &'static str, by: u64) {
+        *self.inner.lock().counts.entry(what).or_default() += by;
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.lock().counts.clone()
+    }
+}

@@ -1,0 +1,257 @@
+//! What goes wrong in a run: a schedule drawn from the seed before the run, so that it can be printed with a failure.
+//!
+//! Owns the faults, when they strike, and how they are taken back. Does not own which ones a scenario draws. Times are
+//! anchored at the phases of the job, so that a fault strikes what it is meant to strike whatever the latencies are.
+
+use std::fmt;
+use std::time::Duration;
+
+use turmoil::Sim;
+
+use crate::trace::Trace;
+
+/// What the job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Maps run.
+    Map,
+    /// The stage has ended and is committed; nobody reads yet.
+    Committed,
+    /// Readers read.
+    Read,
+}
+
+/// A moment: so long after a phase of the first shuffle began. Rounds count its generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) phase: Phase,
+    pub(crate) round: u32,
+    pub(crate) after_ms: u64,
+}
+
+/// What goes wrong. Hosts are named as in the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The process dies. Its peers are told by its machine, or, where it `vanishes`, hear nothing.
+    Crash { host: String, vanishes: bool, back_after_ms: u64 },
+    /// Nothing passes between two hosts; what is under way is lost.
+    Cut { one: String, other: String, for_ms: u64 },
+    /// Nothing passes from one host to the other; the way back is open.
+    CutOneWay { from: String, to: String, for_ms: u64 },
+    /// Everything between two hosts is held, and then comes at once.
+    Hold { one: String, other: String, for_ms: u64 },
+    /// Messages take up to this long.
+    Slow { latency_max_ms: u64, for_ms: u64 },
+}
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at: At,
+    pub(crate) kind: Kind,
+}
+
+/// All that goes wrong in a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Schedule {
+    pub(crate) faults: Vec<Fault>,
+    /// Of a thousand thousand messages, how many break their link (and every connection over it) until it is repaired.
+    pub(crate) loss_ppm: u32,
+    /// Of a thousand thousand messages over a broken link, how many repair it.
+    pub(crate) repair_ppm: u32,
+    /// From here on nothing goes wrong any more, and what did is repaired.
+    pub(crate) heal_at_ms: u64,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of round {} + {} ms", self.phase, self.round, self.after_ms)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crash { host, vanishes: false, back_after_ms } => {
+                write!(f, "crash {host}, started again after {back_after_ms} ms")
+            }
+            Self::Crash { host, vanishes: true, back_after_ms } => {
+                write!(f, "crash {host} without a sign, started again after {back_after_ms} ms")
+            }
+            Self::Cut { one, other, for_ms } => write!(f, "cut {one} off from {other} for {for_ms} ms"),
+            Self::CutOneWay { from, to, for_ms } => write!(f, "cut the way from {from} to {to} for {for_ms} ms"),
+            Self::Hold { one, other, for_ms } => write!(f, "hold what {one} and {other} send for {for_ms} ms"),
+            Self::Slow { latency_max_ms, for_ms } => {
+                write!(f, "delay messages by up to {latency_max_ms} ms for {for_ms} ms")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Fault { at, kind } in &self.faults {
+            writeln!(f, "  {at}: {kind}")?;
+        }
+        if self.loss_ppm > 0 {
+            let Self { loss_ppm, repair_ppm, .. } = self;
+            writeln!(f, "  {loss_ppm} of a million messages break their link, {repair_ppm} repair a broken one")?;
+        }
+        writeln!(f, "  all is healed after {} ms", self.heal_at_ms)
+    }
+}
+
+/// How a run's latencies are while no fault changes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Latency {
+    pub(crate) min_ms: u64,
+    pub(crate) max_ms: u64,
+}
+
+/// Carries a schedule out on a simulation.
+#[derive(Debug)]
+pub(crate) struct Injector {
+    pending: Vec<Fault>,
+    latency: Latency,
+    heal_at: Duration,
+    begun: Vec<(Phase, u32, Duration)>,
+    /// What is to be taken back, and when.
+    undo: Vec<(Duration, Kind)>,
+    healed: bool,
+    hosts: Vec<String>,
+    struck: u32,
+    trace: Trace,
+}
+
+impl Injector {
+    /// Strikes `hosts`, every one of which is named in the simulation.
+    pub(crate) fn new(schedule: &Schedule, latency: Latency, hosts: Vec<String>, trace: Trace) -> Self {
+        Self {
+            pending: schedule.faults.clone(),
+            latency,
+            heal_at: Duration::from_millis(schedule.heal_at_ms),
+            begun: Vec::new(),
+            undo: Vec::new(),
+            healed: false,
+            hosts,
+            struck: 0,
+            trace,
+        }
+    }
+
+    /// Notes that a phase has begun.
+    pub(crate) fn begun(&mut self, phase: Phase, round: u32, now: Duration) {
+        self.begun.push((phase, round, now));
+    }
+
+    /// Everything is to be healed now, if it was not before.
+    pub(crate) fn heal_at(&mut self, now: Duration) {
+        self.heal_at = self.heal_at.min(now);
+    }
+
+    /// When everything was healed, if it was.
+    pub(crate) fn healed_at(&self) -> Option<Duration> {
+        self.healed.then_some(self.heal_at)
+    }
+
+    /// How many faults struck so far.
+    pub(crate) fn struck(&self) -> u32 {
+        self.struck
+    }
+
+    /// Does what is due.
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        if !self.healed && now >= self.heal_at {
+            self.heal(sim);
+        }
+        if self.healed {
+            return;
+        }
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
+        self.undo = later;
+        for (_, kind) in due {
+            self.trace.say(format_args!("over: {kind}"));
+            self.take_back(sim, &kind);
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let is_due = |fault: &Fault| {
+            let At { phase, round, after_ms } = fault.at;
+            let began = begun.iter().find(|(p, r, _)| (*p, *r) == (phase, round));
+            began.is_some_and(|(_, _, at)| *at + Duration::from_millis(after_ms) <= now)
+        };
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(is_due);
+        (self.begun, self.pending) = (begun, later);
+        for Fault { kind, .. } in due {
+            self.strike(sim, kind, now);
+        }
+    }
+
+    fn strike(&mut self, sim: &mut Sim<'_>, kind: Kind, now: Duration) {
+        let for_ms = match &kind {
+            Kind::Crash { host, vanishes, back_after_ms } => {
+                if !sim.is_host_running(host.as_str()) {
+                    return self.trace.say(format_args!("not struck, it is down: {kind}"));
+                }
+                if *vanishes {
+                    // What the dying process sends to its peers gets lost with the link; both are back together.
+                    self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
+                }
+                sim.crash(host.as_str());
+                *back_after_ms
+            }
+            Kind::Cut { one, other, for_ms } => {
+                sim.partition(one.as_str(), other.as_str());
+                *for_ms
+            }
+            Kind::CutOneWay { from, to, for_ms } => {
+                sim.partition_oneway(from.as_str(), to.as_str());
+                *for_ms
+            }
+            Kind::Hold { one, other, for_ms } => {
+                sim.hold(one.as_str(), other.as_str());
+                *for_ms
+            }
+            Kind::Slow { latency_max_ms, for_ms } => {
+                sim.set_max_message_latency(Duration::from_millis(*latency_max_ms));
+                *for_ms
+            }
+        };
+        self.trace.say(format_args!("struck: {kind}"));
+        self.struck += 1;
+        self.undo.push((now + Duration::from_millis(for_ms), kind));
+    }
+
+    fn take_back(&self, sim: &mut Sim<'_>, kind: &Kind) {
+        match kind {
+            Kind::Crash { host, vanishes, .. } => {
+                if *vanishes {
+                    self.peers(host).for_each(|peer| sim.repair(host.as_str(), peer));
+                }
+                sim.bounce(host.as_str());
+            }
+            Kind::Cut { one, other, .. } => sim.repair(one.as_str(), other.as_str()),
+            Kind::CutOneWay { from, to, .. } => sim.repair_oneway(from.as_str(), to.as_str()),
+            Kind::Hold { one, other, .. } => sim.release(one.as_str(), other.as_str()),
+            Kind::Slow { .. } => sim.set_max_message_latency(Duration::from_millis(self.latency.max_ms)),
+        }
+    }
+
+    fn peers<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
+        self.hosts.iter().map(String::as_str).filter(move |peer| *peer != host)
+    }
+
+    fn heal(&mut self, sim: &mut Sim<'_>) {
+        self.trace.say("all is healed");
+        self.healed = true;
+        self.pending.clear();
+        sim.set_fail_rate(0.0);
+        for (_, kind) in std::mem::take(&mut self.undo) {
+            self.take_back(sim, &kind);
+        }
+        for (at, one) in self.hosts.iter().enumerate() {
+            for other in &self.hosts[at + 1..] {
+                sim.repair(one.as_str(), other.as_str());
+            }
+        }
+    }
+}

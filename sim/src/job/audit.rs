@@ -1,0 +1,83 @@
+//! After the job: nothing of it is left anywhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_proto::v1;
+use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_runtime::{clock, grpc};
+
+use super::{AGAIN, Job};
+use crate::engine::Task;
+use crate::setup::{CLUSTER, MASTER_PORT};
+
+/// How long one question to the master may take.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until no attempt and no reader runs, no worker holds a byte or a location, and the application is gone. Where
+/// that does not come, the simulation's bound ends the run with what is waited for.
+pub(super) async fn nothing_left(job: Arc<Job>) {
+    let board = job.world.board.clone();
+    board.doing("audit", "waits for attempts and reads that were left to themselves");
+    while board.is_anybody_doing("attempt") || board.is_anybody_doing("read") {
+        clock::sleep(AGAIN).await;
+    }
+    // Connections are still open, and readers were dropped half-way: none of that may hold anything.
+    for (metric, what) in [("mallorn_worker_locations", "locations"), ("mallorn_worker_streams", "streams")] {
+        until_zero(&job, what, || board.metric(metric)).await;
+    }
+    until_zero(&job, "bytes of memory", || board.metric("mallorn_worker_memory_held_bytes")).await;
+    until_the_master_says(&job, "held bytes", |cluster| {
+        let held = cluster.workers.iter().filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes);
+        held.sum()
+    })
+    .await;
+    job.mappers.iter().chain(&job.reducers).for_each(|queue| queue.push(Task::Leave));
+    clock::sleep(Duration::from_secs(2)).await;
+    let Job { world, manager, .. } = match Arc::try_unwrap(job) {
+        Ok(job) => job,
+        Err(job) => return job.world.oracle.violated("something of the job still runs at its end"),
+    };
+    board.doing("audit", "ends the application");
+    if let Err(error) = manager.stop().await {
+        world.oracle.violated(format_args!("end the application: {error}"));
+    }
+    loop {
+        match describe().await {
+            Ok(cluster) if cluster.applications == 0 => break,
+            Ok(cluster) => board.doing("audit", format_args!("{} applications are left", cluster.applications)),
+            Err(error) => board.doing("audit", error),
+        }
+        clock::sleep(AGAIN).await;
+    }
+    board.done("audit");
+}
+
+async fn until_zero(job: &Job, what: &str, measure: impl Fn() -> Vec<(String, f64)>) {
+    loop {
+        let left: Vec<_> = measure().into_iter().filter(|(_, count)| *count != 0.0).collect();
+        if left.is_empty() {
+            return;
+        }
+        job.world.board.doing("audit", format_args!("{what} are left: {left:?}"));
+        clock::sleep(AGAIN).await;
+    }
+}
+
+async fn until_the_master_says(job: &Job, what: &str, measure: impl Fn(&v1::DescribeClusterReply) -> u64) {
+    loop {
+        match describe().await.map(|cluster| measure(&cluster)) {
+            Ok(0) => return,
+            Ok(left) => job.world.board.doing("audit", format_args!("the master says that {left} {what} are left")),
+            Err(error) => job.world.board.doing("audit", error),
+        }
+        clock::sleep(AGAIN).await;
+    }
+}
+
+async fn describe() -> Result<v1::DescribeClusterReply, String> {
+    let channel = grpc::channel(&format!("master:{MASTER_PORT}"), ASK_WITHIN).map_err(|error| error.to_string())?;
+    let request = v1::DescribeClusterRequest { cluster: CLUSTER.to_owned() };
+    let described = MasterClient::new(channel).describe_cluster(request).await;
+    described.map(|reply| reply.into_inner()).map_err(|error| error.message().to_owned())
+}

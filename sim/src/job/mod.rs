@@ -1,0 +1,133 @@
+//! The engine's driver: runs shuffles as an engine does, until every partition of each was read whole, and then sees to
+//! it that nothing of them is left.
+//!
+//! Owns the lifecycle manager, the order of maps and reads, and what is done after a loss. Does not own what maps and
+//! readers do (`engine`), nor any verdict (`oracle`).
+
+mod audit;
+mod maps;
+mod reads;
+mod tokens;
+mod winners;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_client::{LifecycleError, LifecycleManager, Reason};
+use mallorn_runtime::random::Random;
+use mallorn_runtime::{clock, task};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Task, World};
+use crate::faults::Phase;
+use crate::setup::{APPLICATION, JobKind, derive};
+
+/// Before something that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What all shuffles of the job share.
+pub(crate) struct Job {
+    world: World,
+    manager: LifecycleManager,
+    mappers: Vec<Queue>,
+    reducers: Vec<Queue>,
+    next_read: Mutex<u32>,
+}
+
+/// Runs the whole job; the simulation is over when it returns.
+pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue>) -> turmoil::Result {
+    // As a task of its own: where the driver is taken down, nothing of it outlives its clock.
+    task::spawn(async move {
+        let manager = start(&world).await;
+        let job = Arc::new(Job { world, manager, mappers, reducers, next_read: Mutex::new(0) });
+        let shuffles = job.world.shape.shuffles;
+        let running: Vec<_> = (0..shuffles).map(|shuffle| task::spawn(run_shuffle(Arc::clone(&job), shuffle))).collect();
+        for shuffle in running {
+            shuffle.await?;
+        }
+        job.world.board.want_calm();
+        audit::nothing_left(job).await;
+        Ok(())
+    })
+    .await?
+}
+
+async fn start(world: &World) -> LifecycleManager {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        world.board.doing("driver", format_args!("starts the lifecycle manager, try {tries}"));
+        let random = Random::seeded(derive(world.seed, "driver", &[tries]));
+        match LifecycleManager::start(APPLICATION, world.settings.lifecycle(), random).await {
+            Ok(manager) => {
+                world.board.done("driver");
+                return manager;
+            }
+            Err(error) => world.trace.say(format_args!("the lifecycle manager does not start: {error}")),
+        }
+        clock::sleep(AGAIN).await;
+    }
+}
+
+async fn run_shuffle(job: Arc<Job>, shuffle: u32) {
+    match job.world.shape.kind {
+        JobKind::Winners => winners::run(&job, shuffle).await,
+        JobKind::Tokens => tokens::run(&job, shuffle).await,
+    }
+    job.doing(shuffle, "releases");
+    loop {
+        match job.manager.release(shuffle).await {
+            Ok(()) => break,
+            Err(error) if error.reason() == Some(Reason::Released) => break,
+            Err(error) => job.must_be_out_of_reach("release", &error),
+        }
+        clock::sleep(AGAIN).await;
+    }
+    job.world.board.done(format_args!("shuffle {shuffle}"));
+}
+
+impl Job {
+    fn doing(&self, shuffle: u32, what: &str) {
+        self.world.board.doing(format_args!("shuffle {shuffle}"), what);
+    }
+
+    /// The faults are anchored at what the first shuffle does.
+    fn begin(&self, shuffle: u32, phase: Phase, round: u32) {
+        self.world.trace.say(format_args!("shuffle {shuffle} begins {phase:?}, round {round}"));
+        self.doing(shuffle, &format!("{phase:?}, round {round}"));
+        if shuffle == 0 {
+            self.world.board.begin(phase, round);
+        }
+    }
+
+    /// Runs an attempt somewhere; `None` when its process died.
+    async fn run_attempt(&self, task: MapTask) -> Option<MapOutcome> {
+        let queue = &self.mappers[task.attempt as usize % self.mappers.len()];
+        let (sender, receiver) = oneshot::channel();
+        queue.push(Task::Map(task, sender));
+        receiver.await.ok()
+    }
+
+    /// Runs a reader somewhere; `None` when its process died.
+    async fn run_read(&self, mut task: ReadTask) -> Option<ReadOutcome> {
+        {
+            let mut next = self.next_read.lock();
+            task.number = *next;
+            *next += 1;
+        }
+        let queue = &self.reducers[task.number as usize % self.reducers.len()];
+        let (sender, receiver) = oneshot::channel();
+        queue.push(Task::Read(task, sender));
+        receiver.await.ok()
+    }
+
+    /// The driver's own calls may fail while the master is away or the cluster is full, and for no other reason.
+    fn must_be_out_of_reach(&self, what: &str, error: &LifecycleError) {
+        self.world.trace.say(format_args!("{what}: {error}"));
+        match error.reason() {
+            None | Some(Reason::NoSpace) => {}
+            Some(_) => self.world.oracle.violated(format_args!("{what}: {error}")),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! One run: a scenario and a seed, from the first step to the verdict.
+//!
+//! Owns the loop that steps the simulation, strikes faults, and ends the run: when the job is done, when something was
+//! wrong, or when it takes too long. The same scenario and seed give the same trace, byte for byte.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use turmoil::Builder;
+
+use crate::board::Board;
+use crate::cluster;
+use crate::engine::{Sabotage, World};
+use crate::faults::Injector;
+use crate::oracle::{Checked, Oracle};
+use crate::scenario::Scenario;
+use crate::setup::Setup;
+use crate::trace::{self, Trace};
+
+/// How much simulated time passes in one step, for each host in turn.
+const STEP: Duration = Duration::from_millis(1);
+/// How long after everything was healed the job may take to its end: dead connections are given up after 20 s, calls
+/// after 30, and one may have to wait for the other.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(180);
+/// Segments under way in one direction of a connection, and connections that wait to be accepted.
+const TCP_SEGMENTS: usize = 256;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) scenario: Scenario,
+    pub(crate) seed: u64,
+    pub(crate) setup: Setup,
+    /// Why it is not as it must be; empty when it is.
+    pub(crate) wrong: Vec<String>,
+    pub(crate) checked: Checked,
+    /// What it met on the way.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Simulated.
+    pub(crate) took: Duration,
+    pub(crate) trace: String,
+}
+
+/// Runs a seed of a scenario.
+pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report {
+    align_task_numbers();
+    trace::take_panics();
+    let setup = scenario.draw(seed);
+    let trace = Trace::default();
+    let (oracle, board) = (Oracle::new(trace.clone()), Board::default());
+    let world = World {
+        seed,
+        settings: setup.settings.clone(),
+        shape: setup.job.clone(),
+        oracle: oracle.clone(),
+        board: board.clone(),
+        trace: trace.clone(),
+        sabotage,
+    };
+    let (took, failure) = trace.record(|| simulate(&setup, &world));
+    let mut wrong = oracle.violations();
+    wrong.extend(failure);
+    wrong.extend(trace::take_panics().into_iter().map(|panic| format!("panic: {panic}")));
+    wrong.iter().for_each(|wrong| trace.say(wrong));
+    Report {
+        scenario,
+        seed,
+        setup,
+        wrong,
+        checked: oracle.checked(),
+        counts: board.counts(),
+        took,
+        trace: trace.text(),
+    }
+}
+
+fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
+    let (settings, schedule) = (&setup.settings, &setup.schedule);
+    let heal_at = Duration::from_millis(schedule.heal_at_ms);
+    let mut sim = Builder::new()
+        .rng_seed(world.seed)
+        .simulation_duration(heal_at + PROGRESS_WITHIN * 2)
+        .tick_duration(STEP)
+        .min_message_latency(Duration::from_millis(settings.latency.min_ms))
+        .max_message_latency(Duration::from_millis(settings.latency.max_ms))
+        .fail_rate(f64::from(schedule.loss_ppm) / 1e6)
+        .repair_rate(f64::from(schedule.repair_ppm) / 1e6)
+        .tcp_capacity(TCP_SEGMENTS)
+        .enable_random_order()
+        .build();
+    cluster::add_hosts(&mut sim, world);
+    let hosts = [settings.hosts(), vec!["driver".to_owned()]].concat();
+    let mut injector = Injector::new(schedule, settings.latency, hosts, world.trace.clone());
+    let failure = loop {
+        let now = sim.elapsed();
+        world.trace.advance(now);
+        for (phase, round) in world.board.take_begun() {
+            injector.begun(phase, round, now);
+        }
+        if world.board.is_calm_wanted() {
+            injector.heal_at(now);
+        }
+        injector.step(&mut sim, now);
+        match sim.step() {
+            Ok(true) => break None,
+            Ok(false) => {}
+            Err(error) => break Some(format!("a process failed: {error}")),
+        }
+        if trace::has_panicked() || !world.oracle.violations().is_empty() {
+            break None;
+        }
+        if injector.healed_at().is_some_and(|healed_at| now > healed_at + PROGRESS_WITHIN) {
+            let doing = world.board.everything_being_done();
+            break Some(format!("no end {PROGRESS_WITHIN:?} after all was healed; what is being done:\n{doing}"));
+        }
+    };
+    world.board.add("faults struck", u64::from(injector.struck()));
+    (sim.elapsed(), failure)
+}
+
+/// Tokio numbers tasks over the whole process, and takes down those of a crashed host in an order that depends on their
+/// numbers modulo a small power of two. A second run in one process is to begin where the first one did.
+fn align_task_numbers() {
+    const MODULUS: u64 = 64;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers needs nothing");
+    runtime.block_on(async {
+        loop {
+            let task = mallorn_runtime::task::spawn(async {});
+            let number: u64 = task.id().to_string().parse().unwrap_or(MODULUS - 1);
+            if number % MODULUS == MODULUS - 1 {
+                break;
+            }
+        }
+    });
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scenario, seed, checked, .. } = self;
+        let verdict = if self.wrong.is_empty() { "ok" } else { "WRONG" };
+        let Checked { units_pushed, units_read, reads_whole, reads_failed, winners, losers } = checked;
+        write!(
+            f,
+            "{scenario} {seed}: {verdict}, {:.1} s simulated, {units_pushed} units pushed, {units_read} read; reads: \
+             {reads_whole} whole, {reads_failed} failed; attempts: {winners} won, {losers} lost",
+            self.took.as_secs_f64()
+        )?;
+        self.counts.iter().try_for_each(|(what, count)| write!(f, "; {what}: {count}"))
+    }
+}

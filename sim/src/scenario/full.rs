@@ -1,0 +1,49 @@
+//! Two shuffles that do not fit the arenas together: hard splits and revives are the rule, attempts end for want of
+//! space, and the space of what was released must come back, or the second shuffle never ends.
+
+use mallorn_client::Compression;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+
+use super::{any, moment, small_settings};
+use crate::faults::{Fault, Kind, Phase, Schedule};
+use crate::setup::{JobKind, JobShape, Settings, Setup};
+use crate::workload::UnitSizes;
+
+pub(super) fn draw(random: &mut StdRng) -> Setup {
+    let body_limit_bytes: u32 = 1024 * 1024;
+    let settings = Settings {
+        arenas_mib: vec![16, 16, random.random_range(16..24)],
+        body_limit_bytes,
+        no_space_within_ms: random.random_range(500..2000),
+        client_memory_bytes: u64::from(body_limit_bytes) * random.random_range(4..8),
+        batch_bytes: random.random_range(16..200) * 1024,
+        codec: Compression::None,
+        ..small_settings(random)
+    };
+    let maps = random.random_range(3..=6);
+    // Each alone fits, both together hardly ever do.
+    let bytes = random.random_range(16..26) * 1024 * 1024;
+    let usual_bytes = 150_000;
+    let job = JobShape {
+        kind: JobKind::Winners,
+        shuffles: 2,
+        partitions: random.random_range(2..=10),
+        maps,
+        units: bytes / maps / 120_000,
+        sizes: UnitSizes { usual_bytes, largest_bytes: 1_000_000, large_percent: 6, empty_percent: 2 },
+        copies: 1,
+        abandoned_percent: *[0, 10].get(random.random_range(0..2)).unwrap_or(&0),
+        dropped_percent: 5,
+        pause_max_ms: 5,
+        reads_early: false,
+    };
+    let mut faults = Vec::new();
+    if random.random_bool(0.3) {
+        let host = any("worker", settings.arenas_mib.len(), random);
+        let at = moment(&[Phase::Map, Phase::Read], 2000, random);
+        faults.push(Fault { at, kind: Kind::Crash { host, vanishes: false, back_after_ms: 200 } });
+    }
+    let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
+    Setup { settings, job, schedule }
+}

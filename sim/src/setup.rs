@@ -1,0 +1,149 @@
+//! Everything about a run that is drawn from its seed before it starts.
+//!
+//! Owns the settings of the processes and the shape of the job, as plain numbers that can be printed. Does not own how
+//! they are drawn (`scenario`). The settings make rare things common: small batches, small arenas, short leases.
+
+use std::fmt;
+use std::hash::Hasher as _;
+use std::time::Duration;
+
+use mallorn_client::{ClientConfig, Compression, LifecycleConfig};
+use mallorn_runtime::config::{ByteSize, Span};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rustc_hash::FxHasher;
+
+use crate::faults::{Latency, Schedule};
+use crate::workload::UnitSizes;
+
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "sim";
+/// The application's name.
+pub(crate) const APPLICATION: &str = "job";
+/// Where the master listens.
+pub(crate) const MASTER_PORT: u16 = 9097;
+/// Where the lifecycle manager listens.
+pub(crate) const DRIVER_PORT: u16 = 7000;
+
+/// What a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    pub(crate) job: JobShape,
+    pub(crate) schedule: Schedule,
+}
+
+/// Settings of the processes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    /// The arena of each worker.
+    pub(crate) arenas_mib: Vec<u64>,
+    /// Processes that run maps, and that read.
+    pub(crate) mappers: u32,
+    pub(crate) reducers: u32,
+    pub(crate) body_limit_bytes: u32,
+    pub(crate) round_robin: bool,
+    pub(crate) worker_lease_ms: u64,
+    pub(crate) application_lease_ms: u64,
+    pub(crate) attempt_lease_ms: u64,
+    pub(crate) wait_for_return_ms: u64,
+    pub(crate) call_within_ms: u64,
+    pub(crate) no_space_within_ms: u64,
+    pub(crate) client_memory_bytes: u64,
+    pub(crate) batch_bytes: u64,
+    pub(crate) codec: Compression,
+    pub(crate) connections: u32,
+    pub(crate) latency: Latency,
+}
+
+/// Which kind of job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    /// Shuffles with a map count: a loss starts the next generation.
+    Winners,
+    /// Shuffles without: a loss re-runs the maps whose tokens are no longer complete.
+    Tokens,
+}
+
+/// What the engine does.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobShape {
+    pub(crate) kind: JobKind,
+    pub(crate) shuffles: u32,
+    pub(crate) partitions: u32,
+    pub(crate) maps: u32,
+    /// Units that each map pushes.
+    pub(crate) units: u32,
+    pub(crate) sizes: UnitSizes,
+    /// Attempts of each map that run at once.
+    pub(crate) copies: u32,
+    /// In a hundred attempts, how many give up half-way.
+    pub(crate) abandoned_percent: u32,
+    /// In a hundred pushes and reads, how many are dropped while they wait, and made again.
+    pub(crate) dropped_percent: u32,
+    /// How long a map pauses between two pushes, and a reader between two batches, at most.
+    pub(crate) pause_max_ms: u64,
+    /// Whether readers start while maps still run.
+    pub(crate) reads_early: bool,
+}
+
+impl Settings {
+    /// The names of all hosts but the driver's.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let numbered = |role: &str, count: u32| (0..count).map(|n| format!("{role}-{n}")).collect::<Vec<_>>();
+        let workers = numbered("worker", self.arenas_mib.len() as u32);
+        let executors = [numbered("mapper", self.mappers), numbered("reducer", self.reducers)].concat();
+        [vec!["master".to_owned()], workers, executors].concat()
+    }
+
+    pub(crate) fn client(&self) -> ClientConfig {
+        ClientConfig {
+            memory: ByteSize(self.client_memory_bytes),
+            batch: ByteSize(self.batch_bytes),
+            codec: self.codec,
+            connections: self.connections,
+            no_space_within: Span::millis(self.no_space_within_ms),
+            call_within: Span::millis(self.call_within_ms),
+            read_within: Span::seconds(60),
+        }
+    }
+
+    pub(crate) fn lifecycle(&self) -> LifecycleConfig {
+        LifecycleConfig {
+            master: format!("master:{MASTER_PORT}"),
+            cluster: CLUSTER.to_owned(),
+            listen: format!("0.0.0.0:{DRIVER_PORT}"),
+            advertise: Some("driver".to_owned()),
+            attempt_lease: Span::millis(self.attempt_lease_ms),
+            wait_for_return: Span::millis(self.wait_for_return_ms),
+            place_within: Span::seconds(5),
+        }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "settings: {:?}", self.settings)?;
+        writeln!(f, "job: {:?}", self.job)?;
+        write!(f, "faults:\n{}", self.schedule)
+    }
+}
+
+/// A seed for one part of a run, from the run's own.
+pub(crate) fn derive(seed: u64, part: &str, numbers: &[u32]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write_u64(seed);
+    hasher.write(part.as_bytes());
+    numbers.iter().for_each(|number| hasher.write_u32(*number));
+    hasher.finish()
+}
+
+/// Randomness for one part of a run.
+pub(crate) fn random(seed: u64, part: &str, numbers: &[u32]) -> StdRng {
+    StdRng::seed_from_u64(derive(seed, part, numbers))
+}
+
+/// So many milliseconds.
+pub(crate) fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

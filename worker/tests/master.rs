@@ -1,0 +1,218 @@
+//! The worker beside a master that the test plays: registration, heartbeats, deletions, and being given up.
+
+#![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
+
+mod harness;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use harness::{Node, PATIENCE, application, batch, config, location};
+use mallorn_proto::message::Role;
+use mallorn_proto::status::Status;
+use mallorn_proto::v1;
+use mallorn_proto::v1::master_server::{Master, MasterServer};
+use mallorn_runtime::net::Listener;
+use mallorn_runtime::task::{self, Shutdown};
+use mallorn_runtime::{clock, grpc};
+use mallorn_worker::WorkerConfig;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tonic::{Request, Response};
+
+/// What the worker told the master.
+#[derive(Debug)]
+enum Heard {
+    Registered(v1::RegisterWorkerRequest),
+    Beat(v1::HeartbeatRequest),
+}
+
+/// Answers heartbeats with what the test has put down, and with nothing to say otherwise.
+struct Played {
+    heard: mpsc::Sender<Heard>,
+    replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
+}
+
+#[tonic::async_trait]
+impl Master for Played {
+    async fn register_worker(
+        &self,
+        request: Request<v1::RegisterWorkerRequest>,
+    ) -> Result<Response<v1::RegisterWorkerReply>, tonic::Status> {
+        self.heard.send(Heard::Registered(request.into_inner())).await.unwrap();
+        Ok(Response::new(v1::RegisterWorkerReply { lease_ms: 10_000, heartbeat_ms: 50 }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatReply>, tonic::Status> {
+        self.heard.send(Heard::Beat(request.into_inner())).await.unwrap();
+        Ok(Response::new(self.replies.lock().pop_front().unwrap_or_default()))
+    }
+
+    async fn register_application(
+        &self,
+        _: Request<v1::RegisterApplicationRequest>,
+    ) -> Result<Response<v1::RegisterApplicationReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+
+    async fn renew_application(
+        &self,
+        _: Request<v1::RenewApplicationRequest>,
+    ) -> Result<Response<v1::RenewApplicationReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+
+    async fn end_application(
+        &self,
+        _: Request<v1::EndApplicationRequest>,
+    ) -> Result<Response<v1::EndApplicationReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+
+    async fn place(&self, _: Request<v1::PlaceRequest>) -> Result<Response<v1::PlaceReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+
+    async fn resolve_workers(
+        &self,
+        _: Request<v1::ResolveWorkersRequest>,
+    ) -> Result<Response<v1::ResolveWorkersReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+
+    async fn describe_cluster(
+        &self,
+        _: Request<v1::DescribeClusterRequest>,
+    ) -> Result<Response<v1::DescribeClusterReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not a worker's call"))
+    }
+}
+
+struct Stage {
+    address: String,
+    heard: mpsc::Receiver<Heard>,
+    replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
+}
+
+impl Stage {
+    async fn set(listener: Listener) -> Self {
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, heard) = mpsc::channel(1);
+        let replies = Arc::new(Mutex::new(VecDeque::new()));
+        let played = Played { heard: sender, replies: Arc::clone(&replies) };
+        let routes = tonic::service::Routes::new(MasterServer::new(played));
+        task::spawn(async move { grpc::serve(listener, routes, Shutdown::new()).await });
+        Self { address, heard, replies }
+    }
+
+    async fn next(&mut self) -> Heard {
+        clock::timeout(PATIENCE, self.heard.recv()).await.expect("the worker calls in time").unwrap()
+    }
+
+    async fn registered(&mut self) -> v1::RegisterWorkerRequest {
+        loop {
+            if let Heard::Registered(request) = self.next().await {
+                return request;
+            }
+        }
+    }
+
+    /// The first heartbeat, from now on, of which this is true.
+    async fn beat(&mut self, mut wanted: impl FnMut(&v1::HeartbeatRequest) -> bool) -> v1::HeartbeatRequest {
+        loop {
+            if let Heard::Beat(request) = self.next().await
+                && wanted(&request)
+            {
+                return request;
+            }
+        }
+    }
+}
+
+async fn stage() -> Stage {
+    Stage::set(Listener::bind("127.0.0.1:0").await.unwrap()).await
+}
+
+fn config_with(stage: &Stage) -> WorkerConfig {
+    WorkerConfig { master: stage.address.clone(), ..config() }
+}
+
+fn held(shuffles: &[(u32, u32)]) -> Vec<v1::HeldApplication> {
+    let shuffles: Vec<_> = shuffles.iter().map(|(first, end)| v1::Range { first: *first, end: *end }).collect();
+    vec![v1::HeldApplication { application: Some(application().into()), shuffles }]
+}
+
+#[tokio::test]
+async fn a_worker_registers_reports_what_it_holds_and_deletes_what_it_is_told() {
+    let mut stage = stage().await;
+    let node = Node::start(config_with(&stage)).await;
+    let registered = stage.registered().await;
+    let address = registered.address.unwrap();
+    assert_eq!(address.worker, Some(node.running.worker().into()));
+    assert_eq!(address.incarnation, node.running.incarnation().0);
+    assert_eq!(address.control, node.running.control_address().to_string());
+    assert_eq!(address.data, node.running.data_address().to_string());
+    assert_eq!(registered.memory.unwrap().arena_bytes, 32 << 20);
+    for shuffle in [1, 2, 3, 7] {
+        node.reserve(location(shuffle, 0)).await;
+    }
+    let beat = stage.beat(|beat| !beat.held.is_empty()).await;
+    assert_eq!(beat.held, held(&[(1, 4), (7, 8)]));
+    assert!(beat.memory.unwrap().held_bytes > 0);
+    stage.replies.lock().push_back(v1::HeartbeatReply { released: held(&[(2, 8)]), ..Default::default() });
+    let beat = stage.beat(|beat| beat.held != held(&[(1, 4), (7, 8)])).await;
+    assert_eq!(beat.held, held(&[(1, 2)]));
+    let ended = vec![application().into()];
+    stage.replies.lock().push_back(v1::HeartbeatReply { ended, ..Default::default() });
+    stage.beat(|beat| beat.held.is_empty()).await;
+    node.rests().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_was_given_up_starts_again_with_a_fresh_incarnation() {
+    let mut stage = stage().await;
+    let node = Node::start(config_with(&stage)).await;
+    let first = stage.registered().await.address.unwrap().incarnation;
+    let (mut pusher, id) = (node.open(Role::Push).await, location(1, 0));
+    let handle = node.reserve(id).await;
+    let one = batch(id, 0, 0, b"acked");
+    assert_eq!(pusher.push(handle, &one).await, Status::Success);
+    stage.replies.lock().push_back(v1::HeartbeatReply { register_again: true, ..Default::default() });
+    let second = stage.registered().await.address.unwrap().incarnation;
+    assert_ne!(first, second);
+    assert_eq!(node.running.incarnation().0, second);
+    assert_eq!(pusher.push(handle, &one).await, Status::HardSplit);
+    assert_eq!(node.freeze(id).await, Some(one.len() as u64), "what was acked is still there");
+    assert_eq!(node.metric("mallorn_worker_register_again_total", ""), 1.0);
+    let beat = stage.beat(|beat| beat.incarnation == second).await;
+    assert_eq!(beat.held, held(&[(1, 2)]));
+}
+
+#[tokio::test]
+async fn a_worker_works_without_a_master_and_finds_it_when_it_comes() {
+    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+    let master = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let mut node = Node::start(WorkerConfig { master: master.clone(), ..config() }).await;
+    let mut pusher = node.open(Role::Push).await;
+    let handle = node.reserve(location(1, 0)).await;
+    assert_eq!(pusher.push(handle, &batch(location(1, 0), 0, 0, b"x")).await, Status::Success);
+    let mut stage = Stage::set(Listener::bind(&master).await.unwrap()).await;
+    stage.registered().await;
+    stage.beat(|beat| beat.held == held(&[(1, 2)])).await;
+    clock::timeout(PATIENCE, node.running.registered()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_says_so() {
+    let mut stage = stage().await;
+    let node = Node::start(config_with(&stage)).await;
+    stage.registered().await;
+    stage.beat(|beat| !beat.draining).await;
+    let stopped = task::spawn(node.running.stop());
+    stage.beat(|beat| beat.draining).await;
+    clock::timeout(PATIENCE, stopped).await.unwrap().unwrap();
+}
