@@ -9,11 +9,11 @@ use mallorn_proto::batch::{Codec, OVERHEAD_BYTES};
 use mallorn_proto::id::{Application, Generation, Instance, Token};
 use mallorn_proto::limits::BODY_BYTES_MAX;
 use mallorn_proto::v1;
-use mallorn_runtime::clock;
+use mallorn_runtime::config::Check;
 use mallorn_runtime::connection::Pool;
 use mallorn_runtime::hash::Map;
 use mallorn_runtime::random::Random;
-use mallorn_runtime::task::{self, Shutdown};
+use mallorn_runtime::task::{self, Shutdown, Spawner};
 use parking_lot::Mutex;
 use prometheus::Registry;
 
@@ -25,11 +25,12 @@ use crate::link::Link;
 use crate::memory::Memory;
 use crate::metrics::{ClientStats, Metrics};
 use crate::push::{AttemptShared, MapAttempt, Tables};
+use crate::renew;
 
 /// Pushes and reads for an application's tasks. Clones share connections and memory.
 #[derive(Clone, Debug)]
 pub struct ShuffleClient {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -47,12 +48,17 @@ pub(crate) struct Inner {
     pub(crate) tables: Tables,
     /// Attempts that may have bytes buffered or in flight, by nonce.
     pub(crate) attempts: Mutex<Map<u64, Weak<AttemptShared>>>,
+    /// For what is dropped, perhaps by a thread that is none of the runtime's, and has something left to say.
+    pub(crate) spawner: Spawner,
+    registry: Registry,
     shutdown: Shutdown,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shutdown.trigger();
+        // The next client of the process may count in the same registry.
+        self.metrics.unregister(&self.registry);
     }
 }
 
@@ -100,10 +106,10 @@ impl ReadRequest {
 
 impl ShuffleClient {
     /// Joins the application whose lifecycle manager listens at `lifecycle`. Metrics go into `registry`, one client to
-    /// each.
+    /// each at a time.
     ///
     /// # Errors
-    /// `Address`, `Lifecycle` when the manager is out of reach for as long as a call may take, `Memory` or `Batch` when
+    /// `Config`, `Address`, `Lifecycle` when the manager is out of reach for as long as a call may take, `Memory` or `Batch` when
     /// the settings do not fit the cluster's bodies, `Metrics`.
     pub async fn connect(
         lifecycle: &str,
@@ -111,6 +117,7 @@ impl ShuffleClient {
         random: Random,
         registry: &Registry,
     ) -> Result<Self, ConnectError> {
+        config.check().map_err(ConnectError::Config)?;
         let within = config.call_within.0;
         let mut link = Link::new(lifecycle, within, random.clone()).map_err(ConnectError::Address)?;
         let request = v1::JoinRequest { client: format!("pid {}", std::process::id()) };
@@ -119,9 +126,9 @@ impl ShuffleClient {
             async move { door.join(request).await }
         });
         let joined = joined.await.map_err(ConnectError::Lifecycle)?;
-        let application = joined.application.map(Application::from).ok_or_else(|| {
-            ConnectError::Lifecycle(LifecycleError::Unreachable { text: "it names no application".to_owned() })
-        })?;
+        let application = joined.application.map(Application::from);
+        let application =
+            application.ok_or_else(|| ConnectError::Lifecycle(LifecycleError::senseless("it names no application")))?;
         link.instance = application.instance;
 
         let body_limit = joined.body_limit.min(BODY_BYTES_MAX as u32);
@@ -144,11 +151,13 @@ impl ShuffleClient {
             random,
             tables: Tables::default(),
             attempts: Mutex::new(Map::default()),
+            spawner: Spawner::current(),
+            registry: registry.clone(),
             shutdown: Shutdown::new(),
             config,
         });
         let lease = Duration::from_millis(joined.attempt_lease_ms);
-        task::spawn(renew_attempts(Arc::downgrade(&inner), inner.shutdown.clone(), lease));
+        task::spawn(renew::run(Arc::downgrade(&inner), inner.shutdown.clone(), lease));
         Ok(Self { inner })
     }
 
@@ -222,43 +231,5 @@ impl ShuffleClient {
     fn instance(&self) -> u64 {
         let Instance(instance) = self.inner.application.instance;
         instance
-    }
-}
-
-/// Renews the leases of live attempts. An attempt that is told dead, or that could not be renewed for four fifths of its
-/// lease, stops: its holder must be sure to stop before the lifecycle manager lets another one win.
-async fn renew_attempts(inner: Weak<Inner>, shutdown: Shutdown, lease: Duration) {
-    let mut renewed = clock::now();
-    while shutdown.or(clock::sleep(lease / 4)).await.is_some() {
-        let Some(inner) = inner.upgrade() else { return };
-        let live: Vec<_> = inner.attempts.lock().values().filter_map(Weak::upgrade).collect();
-        let asked = clock::now();
-        if live.is_empty() {
-            renewed = asked;
-            continue;
-        }
-        for page in live.chunks(4096) {
-            let attempts: Vec<_> = page.iter().map(|attempt| attempt.id()).collect();
-            let request = v1::RenewAttemptsRequest { instance: inner.application.instance.0, attempts };
-            let call = inner.link.call(|mut door| {
-                let request = request.clone();
-                async move { door.renew_attempts(request).await }
-            });
-            let result = clock::timeout(lease / 4, call).await;
-            match result {
-                Ok(Ok(reply)) => {
-                    renewed = asked;
-                    let dead = page.iter().zip(reply.alive).filter(|(_, alive)| !alive);
-                    dead.for_each(|(attempt, _)| attempt.lease_over("the lifecycle manager says that it is dead"));
-                }
-                Ok(Err(error)) if error.reason().is_some() => {
-                    page.iter().for_each(|attempt| attempt.lease_over(&error.to_string()));
-                }
-                _ => tracing::warn!(event = "attempts_not_renewed", "the lifecycle manager is out of reach"),
-            }
-        }
-        if clock::now().saturating_duration_since(renewed) > lease.mul_f64(0.8) {
-            live.iter().for_each(|attempt| attempt.lease_over("its lease could not be renewed in time"));
-        }
     }
 }

@@ -24,8 +24,11 @@ pub(crate) struct Connections {
     per_worker: usize,
     limits: Limits,
     next: AtomicUsize,
-    open: Mutex<Map<Key, Arc<OnceCell<Connection>>>>,
+    open: Mutex<Map<Key, Arc<Dial>>>,
 }
+
+/// What came of a dial. Whoever waits for one that fails is told so with it, and does not dial again in its turn.
+type Dial = OnceCell<Result<Connection, Arc<OpenError>>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -43,20 +46,19 @@ impl Connections {
     }
 
     /// A connection to a worker's present incarnation. Tasks that ask at once share one dial.
-    pub(crate) async fn to(&self, address: &v1::WorkerAddress, role: Role) -> Result<Connection, OpenError> {
+    pub(crate) async fn to(&self, address: &v1::WorkerAddress, role: Role) -> Result<Connection, Arc<OpenError>> {
         let worker = address.worker.map(WorkerId::from).unwrap_or_default();
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.per_worker;
         let key = Key { worker, incarnation: Incarnation(address.incarnation), role, index };
-        let cell = {
-            let mut open = self.open.lock();
-            let over = |cell: &Arc<OnceCell<Connection>>| cell.get().is_some_and(|connection| !connection.is_open());
-            if open.get(&key).is_some_and(over) {
-                // Whoever is over takes its stale neighbours with it, so that lost workers leave nothing behind.
-                open.retain(|_, cell| !over(cell));
+        let dial = {
+            let open = &mut *self.open.lock();
+            if open.get(&key).is_none_or(|dial| is_over(dial)) {
+                // A dial is rare: it takes everything with it that lost workers have left.
+                open.retain(|_, dial| !is_over(dial));
             }
             Arc::clone(open.entry(key.clone()).or_default())
         };
-        cell.get_or_try_init(|| self.dial(address, &key)).await.cloned()
+        dial.get_or_init(|| async { self.dial(address, &key).await.map_err(Arc::new) }).await.clone()
     }
 
     async fn dial(&self, address: &v1::WorkerAddress, key: &Key) -> Result<Connection, OpenError> {
@@ -77,5 +79,48 @@ impl Connections {
         let (connection, _) = Connection::open(&address.data, &hello, self.limits).await?;
         tracing::debug!(event = "connected", worker = %address.name, role = key.role.name());
         Ok(connection)
+    }
+}
+
+fn is_over(dial: &Dial) -> bool {
+    match dial.get() {
+        Some(Ok(connection)) => !connection.is_open(),
+        Some(Err(_)) => true,
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_proto::id::Instance;
+    use mallorn_runtime::net::Listener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_dial_that_fails_is_told_so_with_it() {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let data = listener.local_addr().unwrap().to_string();
+        let address = v1::WorkerAddress { data, ..v1::WorkerAddress::default() };
+        let application = Application { name: "a".to_owned(), instance: Instance(1) };
+        let connections = Connections::new("c".to_owned(), application, 1, Duration::from_secs(5));
+        // Hangs up on every hello.
+        let mut accepted = 0;
+        let accept = async {
+            loop {
+                drop(listener.accept().await.unwrap());
+                accepted += 1;
+            }
+        };
+        let ask = crate::concurrently((0..50).map(|_| connections.to(&address, Role::Push)));
+        tokio::select! {
+            answers = ask => assert!(answers.iter().all(Result::is_err)),
+            () = accept => {}
+        }
+        assert_eq!(accepted, 1);
+        // A failure is not remembered: the next one dials, and clears it away.
+        drop(listener);
+        assert!(connections.to(&address, Role::Fetch).await.is_err());
+        assert_eq!(connections.open.lock().len(), 1);
     }
 }

@@ -73,6 +73,7 @@ mod link;
 mod memory;
 mod metrics;
 mod push;
+mod renew;
 
 pub mod config;
 
@@ -85,6 +86,9 @@ pub use mallorn_proto::id::{Application, Generation, Token};
 pub use mallorn_proto::reason::Reason;
 pub use metrics::ClientStats;
 pub use push::{MapAttempt, MapperEnd};
+
+#[cfg(test)]
+mod tests;
 
 /// Awaits all of these at once, within the caller's task; results in order.
 async fn concurrently<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {

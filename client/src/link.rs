@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::error::LifecycleError;
+use crate::lifecycle::LIFECYCLE_WAIT_MAX;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -28,7 +29,8 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(address: &str, within: Duration, random: Random) -> std::io::Result<Self> {
-        let door = LifecycleClient::new(grpc::channel(address, within)?)
+        // The manager itself may wait before it answers; that is not the time that the call takes.
+        let door = LifecycleClient::new(grpc::channel(address, within + LIFECYCLE_WAIT_MAX)?)
             .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         Ok(Self { door, instance: Instance(0), within, random })

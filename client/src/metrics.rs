@@ -73,6 +73,21 @@ impl Metrics {
         })
     }
 
+    pub(crate) fn unregister(&self, registry: &Registry) {
+        let Self { pushed_bytes, sent_bytes, batches, repushed_batches, revives, .. } = self.clone();
+        let Self { fetched_bytes, delivered_batches, skipped_batches, push_wait_seconds, read_wait_seconds, .. } =
+            self.clone();
+        let counters = [pushed_bytes, sent_bytes, batches, revives, fetched_bytes, delivered_batches, skipped_batches];
+        for counter in counters {
+            // It was registered, so this cannot fail.
+            let _ = registry.unregister(Box::new(counter));
+        }
+        for seconds in [push_wait_seconds, read_wait_seconds] {
+            let _ = registry.unregister(Box::new(seconds));
+        }
+        let _ = registry.unregister(Box::new(repushed_batches));
+    }
+
     pub(crate) fn stats(&self) -> ClientStats {
         let repushed = REPUSH_CAUSES.iter().map(|cause| self.repushed_batches.with_label_values(&[*cause]).get());
         ClientStats {

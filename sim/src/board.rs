@@ -79,7 +79,7 @@ impl Board {
             let families = registry.gather();
             let family = families.iter().filter(|family| family.name() == name);
             let metrics = family.flat_map(|family| family.get_metric());
-            metrics.map(|metric| metric.get_gauge().value() + metric.get_counter().value()).sum()
+            metrics.map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
         };
         registries.iter().map(|(worker, registry)| (worker.clone(), sum(registry))).collect()
     }

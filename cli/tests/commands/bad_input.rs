@@ -46,7 +46,7 @@ async fn a_bad_csv_file_is_told() {
         ("", "is empty"),
         ("key,value\n", "no records"),
         ("key,value\n1,2\n3\n", "line 3 (record 2): 1 fields, but there are 2 columns"),
-        ("kye,value\n1,2\n", "did you mean \"kye\"?"),
+        ("keys,value\n1,2\n", "did you mean \"keys\"?"),
         ("key,key\n1,2\n", "more than one column"),
     ] {
         let file = place.file("bad.csv", content);

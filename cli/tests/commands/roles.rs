@@ -50,7 +50,8 @@ async fn a_local_cluster_runs_two_demos_at_once() {
     let line = format!("--endpoint {} --key key --input", ready["control"].as_str().unwrap());
 
     let input = place.file("rows.csv", "key\na\nb\na\n");
-    let (one, two) = tokio::join!(place.verified(&line, &[&input]), place.verified(&line, &[&input]));
+    let more = [input.as_str()];
+    let (one, two) = tokio::join!(place.verified(&line, &more), place.verified(&line, &more));
     assert_eq!((&one["rows"], &two["rows"]), (&3.into(), &3.into()));
     signal(&cluster, "TERM").await;
     assert_eq!(exit_code(&mut cluster).await, Some(0));

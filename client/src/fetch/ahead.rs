@@ -36,18 +36,20 @@ struct State {
     reclaimed: bool,
 }
 
+impl Kept {
+    /// Gives up what is kept, and its memory; returned for the caller to drop.
+    fn give(&self) -> impl Sized + use<> {
+        let mut state = self.state.lock();
+        // Once it is its reader's there is nothing to give.
+        let permit = state.permit.take()?;
+        state.reclaimed = true;
+        Some((state.chunk.take(), permit))
+    }
+}
+
 impl Reclaim for Kept {
     fn reclaim(&self) {
-        let dropped = {
-            let mut state = self.state.lock();
-            if state.permit.is_none() || state.chunk.is_none() {
-                // Still under way, or owned by its reader: nothing to give.
-                return;
-            }
-            state.reclaimed = true;
-            (state.chunk.take(), state.permit.take())
-        };
-        drop(dropped);
+        drop(self.give());
     }
 }
 
@@ -60,7 +62,11 @@ impl Ahead {
         let (client, filled) = (Arc::clone(client), Arc::clone(&kept));
         let task = task::spawn(async move {
             let mut cursor = cursor;
-            let (fetched, body) = cursor.fetch(&client).await?;
+            let fetched = if is_ahead { cursor.fetch_ahead(&client).await } else { Some(cursor.fetch(&client).await?) };
+            let Some((fetched, body)) = fetched else {
+                drop(filled.give());
+                return Ok(cursor);
+            };
             let bytes = body.map_or_else(Bytes::new, mallorn_runtime::connection::Buffer::freeze);
             filled.state.lock().chunk = Some(Chunk { offset: fetched.offset, bytes });
             if is_ahead {

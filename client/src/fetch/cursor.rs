@@ -11,9 +11,9 @@ use mallorn_proto::message::{CloseStream, Fetch, Fetched, Kind, Open, Opened, Ro
 use mallorn_proto::status::Status;
 use mallorn_proto::v1;
 use mallorn_runtime::backoff::Backoff;
-use mallorn_runtime::clock::{self, Instant};
+use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Buffer, CallError, Connection, Frame};
-use mallorn_runtime::task;
+use mallorn_runtime::task::{self, Spawner};
 
 use crate::client::Inner;
 use crate::error::ReadError;
@@ -33,7 +33,6 @@ pub(super) struct Source {
     pub(super) length: u64,
     pub(super) worker: Arc<v1::WorkerAddress>,
     pub(super) maps: Range<u32>,
-    pub(super) deadline: Instant,
 }
 
 /// A place in a location.
@@ -41,10 +40,29 @@ pub(super) struct Source {
 pub(super) struct Cursor {
     source: Source,
     offset: u64,
-    stream: Option<(Connection, u64)>,
+    stream: Option<Arc<OpenStream>>,
+    /// Senseless answers on end.
     senseless: u32,
     /// The bytes read were broken too often.
     given_up: Option<String>,
+}
+
+/// A stream at a worker, which is told when nobody reads on; there may only be so many of them.
+#[derive(Debug)]
+struct OpenStream {
+    connection: Connection,
+    id: u64,
+    spawner: Spawner,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let close = CloseStream { stream: self.id };
+        let frame = Frame::new(Kind::CloseStream as u8, Vec::new(), |header| close.encode(header));
+        let connection = self.connection.clone();
+        // Where it does not arrive, the stream ends with its connection.
+        self.spawner.spawn(async move { drop(connection.tell(frame).await) });
+    }
 }
 
 /// Whole batches of a location.
@@ -100,34 +118,25 @@ impl Cursor {
         self.offset = offset;
     }
 
-    /// Tells the worker that the stream is over, without waiting.
-    pub(super) fn close(self) {
-        if let Some((connection, stream)) = self.stream {
-            let close = CloseStream { stream };
-            let frame = Frame::new(Kind::CloseStream as u8, Vec::new(), |header| close.encode(header));
-            // Where it does not arrive, the stream ends with its connection.
-            task::spawn(async move { drop(connection.tell(frame).await) });
-        }
-    }
-
     /// Fetches the next whole batches, however often it takes.
     pub(super) async fn fetch(&mut self, client: &Inner) -> Result<(Fetched, Option<Buffer>), Failed> {
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+        let since = clock::now();
         loop {
             if let Some(why) = &self.given_up {
                 return Err(Failed::Lost { why: why.clone() });
             }
             let trouble = match self.try_fetch(client).await {
-                Ok((fetched, body)) => {
-                    self.offset = fetched.next;
-                    client.metrics.fetched_bytes.inc_by(body.as_ref().map_or(0, |body| body.as_ref().len() as u64));
-                    return Ok((fetched, body));
-                }
+                Ok(fetched) => return Ok(fetched),
                 Err(trouble) => trouble,
             };
             self.stream = None;
             let why = match trouble {
-                Trouble::NotHere(why) => return Err(Failed::Lost { why }),
+                Trouble::NotHere(why) => {
+                    // Whether it was released, or lost, the lifecycle manager knows.
+                    self.find(client, &why).await?;
+                    return Err(Failed::Lost { why });
+                }
                 Trouble::Senseless(why) => {
                     self.senseless += 1;
                     if self.senseless >= SENSELESS_TRIES {
@@ -139,7 +148,7 @@ impl Cursor {
             };
             tracing::debug!(location = %self.source.location, %why, "read a location");
             self.find(client, &why).await?;
-            if clock::now() >= self.source.deadline {
+            if since.elapsed() >= client.config.read_within.0 {
                 let waiting_for = format!("location {}: {why}", self.source.location);
                 return Err(Failed::Read(ReadError::TimedOut { waiting_for }));
             }
@@ -147,11 +156,21 @@ impl Cursor {
         }
     }
 
+    /// Tries once to fetch the next whole batches, into memory that must not be held for as long as a worker is away.
+    pub(super) async fn fetch_ahead(&mut self, client: &Inner) -> Option<(Fetched, Option<Buffer>)> {
+        let fetched = self.try_fetch(client).await;
+        if fetched.is_err() {
+            self.stream = None;
+        }
+        fetched.ok()
+    }
+
     async fn try_fetch(&mut self, client: &Inner) -> Result<(Fetched, Option<Buffer>), Trouble> {
-        let (connection, stream) = match &self.stream {
-            Some((connection, stream)) => (connection.clone(), *stream),
+        let stream = match &self.stream {
+            Some(stream) => Arc::clone(stream),
             None => self.open(client).await?,
         };
+        let (connection, stream) = (&stream.connection, stream.id);
         let request = connection.next_request();
         let (offset, limit) = (self.offset, client.body_limit);
         let fetch = Fetch { request, stream, offset, limit };
@@ -170,24 +189,25 @@ impl Cursor {
             && fetched.next > offset
             && fetched.next <= self.source.length
             && length <= fetched.next - offset;
-        if sound { Ok((fetched, answer.body)) } else { Err(senseless("does not fit the question")) }
+        if !sound {
+            return Err(senseless("does not fit the question"));
+        }
+        (self.offset, self.senseless) = (fetched.next, 0);
+        client.metrics.fetched_bytes.inc_by(length);
+        Ok((fetched, answer.body))
     }
 
-    async fn open(&mut self, client: &Inner) -> Result<(Connection, u64), Trouble> {
+    async fn open(&mut self, client: &Inner) -> Result<Arc<OpenStream>, Trouble> {
         let Source { location, seal, length, maps, .. } = &self.source;
         let connection = client.connections.to(&self.source.worker, Role::Fetch).await;
         let connection = connection.map_err(|error| Trouble::Away(error.to_string()))?;
         let request = connection.next_request();
         let open = Open { request, location: *location, seal: *seal, map_start: maps.start, map_end: maps.end };
-        let frame = Frame::new(Kind::Open as u8, Vec::new(), |header| open.encode(header));
-        let answer = connection.call(request, frame, None).await.map_err(trouble)?;
-        let opened = Opened::decode(&answer.header).map_err(|error| Trouble::Senseless(error.to_string()))?;
-        if answer.kind != Kind::Opened as u8 || opened.length != *length {
-            let text = format!("its worker has {} bytes of it, {length} were sealed", opened.length);
-            return Err(Trouble::Senseless(text));
-        }
-        self.stream = Some((connection.clone(), opened.stream));
-        Ok((connection, opened.stream))
+        // A task of its own: what is opened for a reader that is gone meanwhile must be closed again.
+        let opening = task::spawn(open_stream(connection, open, *length, client.spawner.clone()));
+        let stream = opening.await.unwrap_or_else(|error| Err(Trouble::Senseless(error.to_string())))?;
+        self.stream = Some(Arc::clone(&stream));
+        Ok(stream)
     }
 
     /// Asks where the worker is now.
@@ -209,13 +229,33 @@ impl Cursor {
             Some(v1::ResolvedLocation { gone: true, .. }) => {
                 Err(Failed::Lost { why: format!("worker {} is gone ({why})", self.source.worker.name) })
             }
-            Some(v1::ResolvedLocation { address: Some(address), .. }) => {
+            Some(v1::ResolvedLocation { address: Some(address), .. }) if address.worker == Some(worker.into()) => {
                 self.source.worker = Arc::new(address);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
+}
+
+async fn open_stream(
+    connection: Connection,
+    open: Open,
+    length: u64,
+    spawner: Spawner,
+) -> Result<Arc<OpenStream>, Trouble> {
+    let frame = Frame::new(Kind::Open as u8, Vec::new(), |header| open.encode(header));
+    let answer = connection.call(open.request, frame, None).await.map_err(trouble)?;
+    if answer.kind != Kind::Opened as u8 {
+        return Err(Trouble::Senseless("its worker's answer to an open is of another kind".to_owned()));
+    }
+    let opened = Opened::decode(&answer.header).map_err(|error| Trouble::Senseless(error.to_string()))?;
+    let stream = Arc::new(OpenStream { connection, id: opened.stream, spawner });
+    if opened.length != length {
+        let text = format!("its worker has {} bytes of it, {length} were sealed", opened.length);
+        return Err(Trouble::Senseless(text));
+    }
+    Ok(stream)
 }
 
 fn trouble(error: CallError) -> Trouble {

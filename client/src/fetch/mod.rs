@@ -67,7 +67,8 @@ struct Reading {
     read: PartitionRead,
     locations: VecDeque<cursor::Source>,
     at: At,
-    checksum_tries: u32,
+    /// Where bytes were broken last, and how often on end.
+    broken: Option<(LocationId, u64, u32)>,
     /// Locations found gone, in a read by tokens: it goes on to find out what is missing.
     lost: Vec<(LocationId, String)>,
 }
@@ -106,10 +107,11 @@ impl Next {
 
 impl Reader {
     pub(crate) async fn open(client: &Arc<Inner>, request: ReadRequest) -> Result<Self, ReadError> {
+        // Room last: whoever waits for a stage to end holds nothing that the stage's own tasks may need to read.
+        let plan = Plan::make(client, request).await?;
         let body = u64::from(client.body_limit);
         let room = clock::timeout(ROOM_WITHIN, client.memory.take(Share::Read, body)).await;
         let room = room.map_err(|_| ReadError::NoRoom)?;
-        let plan = Plan::make(client, request).await?;
         Ok(Self { client: Arc::clone(client), plan, partition: None, _room: room, failed: None })
     }
 
@@ -158,7 +160,7 @@ impl Reading {
     fn begin(planned: PlannedPartition) -> Self {
         let PlannedPartition { partition, expected, locations } = planned;
         let (read, locations) = (PartitionRead::new(expected), locations.into());
-        Self { partition, read, locations, at: At::Between, checksum_tries: 0, lost: Vec::new() }
+        Self { partition, read, locations, at: At::Between, broken: None, lost: Vec::new() }
     }
 
     /// The next batch of the bytes at hand that counts and was not delivered before.
@@ -242,11 +244,13 @@ impl Reading {
     /// Drops the bytes at hand, so that they are fetched again; what of them was delivered is left out then.
     fn again(&mut self, why: &str) {
         let At::Chunk { offset, next, location, .. } = std::mem::replace(&mut self.at, At::Between) else { return };
-        self.checksum_tries += 1;
-        tracing::warn!(event = "bad_chunk", %location, offset, why, tries = self.checksum_tries);
+        let before = self.broken.filter(|(at, from, _)| (*at, *from) == (location, offset));
+        let tries = before.map_or(0, |(_, _, tries)| tries) + 1;
+        self.broken = Some((location, offset, tries));
+        tracing::warn!(event = "bad_chunk", %location, offset, why, tries);
         let mut cursor = next.into_cursor();
         cursor.seek(offset);
-        if self.checksum_tries >= CHECKSUM_TRIES {
+        if tries >= CHECKSUM_TRIES {
             cursor.give_up(why);
         }
         self.at = At::Chunk { rest: Bytes::new(), offset, next: Next::Later(cursor), location };
@@ -280,11 +284,7 @@ impl Reading {
             At::Fetching(ahead) => At::Fetching(ahead),
             At::Chunk { next: Next::Ahead(ahead), .. } => At::Fetching(ahead),
             At::Chunk { next: Next::Later(cursor), .. } => At::Fetching(Ahead::start(client, cursor, None)),
-            At::Chunk { next: Next::End(cursor), .. } => {
-                cursor.close();
-                self.next_location(client)
-            }
-            At::Between => self.next_location(client),
+            At::Chunk { next: Next::End(_), .. } | At::Between => self.next_location(client),
         };
     }
 
@@ -301,7 +301,7 @@ impl Reading {
             Next::End(cursor)
         } else {
             // Only what nobody else needs is used to fetch ahead.
-            match client.memory.try_take(Share::Read, u64::from(client.body_limit)) {
+            match client.memory.try_take_ahead(u64::from(client.body_limit)) {
                 Some(permit) => Next::Ahead(Ahead::start(client, cursor, Some(permit))),
                 None => Next::Later(cursor),
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mallorn_client_core::fetch::{Chosen, Expected};
 use mallorn_client_core::push::BatchSum;
@@ -12,14 +13,15 @@ use mallorn_proto::limits::READ_TOKENS_MAX;
 use mallorn_proto::range_set::RangeSet;
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
-use mallorn_runtime::clock::{self, Instant};
+use mallorn_runtime::clock;
 
 use super::cursor::Source as Location;
 use crate::client::{Inner, ReadRequest, Source};
 use crate::error::{LifecycleError, ReadError};
+use crate::lifecycle::LIFECYCLE_WAIT_MAX;
 
-/// How long one call waits for the stage's end before it is made again.
-const WAIT_MS: u64 = 10_000;
+/// Between two calls that were answered before what is waited for has come.
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -33,7 +35,6 @@ pub(super) struct Plan {
     planned: VecDeque<PlannedPartition>,
     /// The partitions that were not planned yet.
     rest: Range<u32>,
-    deadline: Instant,
 }
 
 /// A partition to read.
@@ -62,7 +63,6 @@ impl Plan {
             touched: BTreeMap::new(),
             planned: VecDeque::new(),
             rest,
-            deadline: clock::now() + client.config.read_within.0,
             request,
         };
         let first = plan.ask(client, None).await?;
@@ -133,27 +133,34 @@ impl Plan {
         let mut request = v1::PlanReadRequest {
             instance: client.application.instance.0,
             shuffle: self.request.shuffle,
+            // A generation that starts while nothing was read yet is no reason to fail.
             generation: generation.map(|generation| generation.0),
             partitions: Some(self.rest.clone().into()),
             tokens,
             by_tokens: self.by_tokens(),
-            wait_ms: WAIT_MS,
+            wait_ms: 0,
         };
+        let deadline = clock::now() + client.config.read_within.0;
         loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            request.wait_ms = clock::millis(left.min(LIFECYCLE_WAIT_MAX));
             let call = client.link.call(|mut door| {
                 let request = request.clone();
                 async move { door.plan_read(request).await }
             });
-            let reply = call.await?;
+            let reply = call.await.map_err(|error| match generation {
+                Some(_) => ReadError::from(error),
+                // Nothing was pinned: what is fenced is the client's whole application.
+                None => ReadError::Lifecycle(error),
+            })?;
             if !reply.pending {
                 return Ok(reply);
             }
-            if clock::now() >= self.deadline {
+            if left.is_zero() {
                 let waiting_for = format!("the end of shuffle {}'s stage", self.request.shuffle);
                 return Err(ReadError::TimedOut { waiting_for });
             }
-            // A generation that starts while nothing was read yet is no reason to fail.
-            request.generation = generation.map(|generation| generation.0);
+            clock::sleep(client.random.jitter(PAUSE)).await;
         }
     }
 
@@ -178,14 +185,29 @@ impl Plan {
                 async move { door.list_winners(request).await }
             });
             let winners = call.await?.winners;
-            let Some(last) = winners.last() else { return Ok(()) };
-            from = last.map + 1;
-            let count = winners.len().min(tokens.len());
-            tokens.drain(..count);
-            for winner in winners {
-                self.take_winner(&winner, &maps);
+            if winners.is_empty() && tokens.is_empty() {
+                return Ok(());
             }
-            if self.by_tokens() && tokens.is_empty() || from >= maps.end && !self.by_tokens() {
+            let done = if self.by_tokens() {
+                let asked = winners.len().min(tokens.len());
+                let named = tokens.drain(..asked).eq(winners.iter().map(|winner| winner.token));
+                if winners.is_empty() || !named {
+                    return Err(senseless("it names other attempts than those of the tokens"));
+                }
+                tokens.is_empty()
+            } else {
+                let rising = winners.windows(2).all(|pair| pair[0].map < pair[1].map);
+                let within = winners.iter().all(|winner| (from..maps.end).contains(&winner.map));
+                if !rising || !within {
+                    return Err(senseless("its winners are out of order"));
+                }
+                from = winners.last().map_or(maps.end, |last| last.map + 1);
+                from >= maps.end
+            };
+            for winner in winners {
+                self.take_winner(&winner, &maps)?;
+            }
+            if done {
                 return Ok(());
             }
         }
@@ -198,11 +220,13 @@ impl Plan {
         }
     }
 
-    fn take_winner(&mut self, winner: &v1::Winner, maps: &Range<u32>) {
+    fn take_winner(&mut self, winner: &v1::Winner, maps: &Range<u32>) -> Result<(), ReadError> {
         if !maps.contains(&winner.map) {
-            return;
+            return Ok(());
         }
-        self.chosen.insert(MapId(winner.map), Attempt(winner.attempt));
+        if !self.chosen.insert(MapId(winner.map), Attempt(winner.attempt)) {
+            return Err(senseless("it names two attempts of one map"));
+        }
         self.tokens.insert(winner.map, Token(winner.token));
         for run in &winner.touched {
             let within = run.first.max(self.request.partitions.start)..run.end.min(self.request.partitions.end);
@@ -210,41 +234,61 @@ impl Plan {
                 self.touched.entry(partition).or_default().insert(winner.map);
             }
         }
+        Ok(())
     }
 
     fn take_in(&mut self, page: v1::PlanReadReply) -> Result<(), ReadError> {
+        if page.partitions.is_empty() || (page.generation, page.wire_shuffle) != (self.generation.0, self.wire.0) {
+            return Err(senseless("it plans nothing of what was asked"));
+        }
         let workers: Vec<_> = page.workers.into_iter().map(Arc::new).collect();
         for planned in page.partitions {
             let partition = Partition(planned.partition);
-            if planned.partition != self.rest.start {
-                let text = "the lifecycle manager answers for other partitions than asked".to_owned();
-                return Err(LifecycleError::Unreachable { text }.into());
+            if planned.partition != self.rest.start || self.rest.is_empty() {
+                return Err(senseless("it plans other partitions than asked"));
             }
             self.rest.start += 1;
             if !planned.lost.is_empty() {
                 return Err(self.lost(partition, planned.lost, Vec::new()));
             }
-            let location = |sealed: &v1::SealedLocation| {
-                Some(Location {
-                    shuffle: self.request.shuffle,
-                    generation: self.generation,
-                    location: sealed.location?.into(),
-                    seal: SealId(sealed.seal),
-                    length: sealed.length,
-                    worker: Arc::clone(workers.get(sealed.worker as usize)?),
-                    maps: self.request.maps.clone().unwrap_or(0..u32::MAX),
-                    deadline: self.deadline,
-                })
+            let locations: Option<Vec<_>> =
+                planned.locations.iter().map(|sealed| self.location(sealed, partition, &workers)).collect();
+            let Some(locations) = locations else {
+                return Err(senseless("a location is not one of the partition, or its worker is not named"));
             };
-            let locations: Vec<_> = planned.locations.iter().filter_map(location).collect();
             let expected = match &planned.sum {
-                Some(sum) if !self.by_tokens() && self.request.maps.is_none() => {
-                    Expected::Sum(BatchSum { batches: sum.batches, bytes: sum.bytes, hash: sum.hash })
+                _ if self.by_tokens() || self.request.maps.is_some() => {
+                    Expected::Maps(self.touched.remove(&planned.partition).unwrap_or_default())
                 }
-                _ => Expected::Maps(self.touched.remove(&planned.partition).unwrap_or_default()),
+                Some(sum) => Expected::Sum(BatchSum { batches: sum.batches, bytes: sum.bytes, hash: sum.hash }),
+                None => return Err(senseless("it does not say what the winners have pushed")),
             };
             self.planned.push_back(PlannedPartition { partition, expected, locations });
         }
         Ok(())
     }
+
+    fn location(
+        &self,
+        sealed: &v1::SealedLocation,
+        partition: Partition,
+        workers: &[Arc<v1::WorkerAddress>],
+    ) -> Option<Location> {
+        let location = sealed.location.map(LocationId::from)?;
+        let own = location.shuffle == self.wire && location.partition == partition;
+        own.then_some(())?;
+        Some(Location {
+            shuffle: self.request.shuffle,
+            generation: self.generation,
+            location,
+            seal: SealId(sealed.seal),
+            length: sealed.length,
+            worker: Arc::clone(workers.get(sealed.worker as usize)?),
+            maps: self.request.maps.clone().unwrap_or(0..u32::MAX),
+        })
+    }
+}
+
+fn senseless(what: &str) -> ReadError {
+    ReadError::Lifecycle(LifecycleError::senseless(what))
 }

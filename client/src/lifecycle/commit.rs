@@ -108,14 +108,14 @@ impl At<'_> {
             self.shared.workers.reached(worker);
             return true;
         };
-        let away_for = self.shared.workers.away_for(worker);
+        let unreached_for = self.shared.workers.unreached(worker);
         let name = self.shared.workers.address(worker).map(|address| address.name).unwrap_or_default();
         let found = self.shared.workers.find(worker, self.shared.worker_lease).await;
         // One that the master still hears, but that this side cannot reach, is waited for twice as long.
         let patience = (self.shared.worker_lease + self.shared.config.wait_for_return.0) * 2;
         let gone = match found {
             Found::Gone => true,
-            Found::Here(_) => away_for > patience,
+            Found::Here(_) => unreached_for > patience,
             Found::Away => false,
         };
         if gone {
@@ -136,6 +136,7 @@ impl At<'_> {
                 locations: page.iter().copied().map(Into::into).collect(),
             };
             let reply = self.door(worker)?.freeze(request).await?.into_inner();
+            answers_all(page.len(), reply.locations.len())?;
             let answers = page.iter().copied().zip(&reply.locations);
             self.each(answers, |state, (location, frozen)| {
                 if frozen.unknown {
@@ -162,6 +163,7 @@ impl At<'_> {
                 locations: page.iter().map(one).collect(),
             };
             let reply = self.door(worker)?.seal(request).await?.into_inner();
+            answers_all(page.len(), reply.locations.len())?;
             let answers = page.iter().map(|sealed| sealed.location).zip(&reply.locations);
             self.each(answers, |state, (location, sealed)| {
                 use v1::sealed::Outcome;
@@ -193,4 +195,12 @@ impl At<'_> {
             items.for_each(|item| rule(state, item));
         }
     }
+}
+
+/// An answer that leaves locations out would be asked for again at once, and for ever.
+fn answers_all(asked: usize, answered: usize) -> Result<(), tonic::Status> {
+    if asked == answered {
+        return Ok(());
+    }
+    Err(tonic::Status::internal(format!("its answer is about {answered} locations, {asked} were asked for")))
 }

@@ -17,6 +17,8 @@ use crate::error::{LifecycleError, StartError};
 /// How long the registration goes on trying to reach the master.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// The least between two renewals, however short a lease the master names.
+const RENEW_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 pub(super) async fn register(
     workers: &Workers,
@@ -41,7 +43,7 @@ pub(super) async fn register(
 /// Renews until shutdown. The lease ends at the master alone; while the master is away everything carries on.
 pub(super) async fn keep(shared: Arc<Shared>, lease: Duration) {
     let mut pause = lease / 3;
-    while shared.shutdown.or(clock::sleep(shared.random.jitter(pause))).await.is_some() {
+    while shared.shutdown.or(clock::sleep(shared.random.jitter(pause).max(RENEW_PAUSE_MIN))).await.is_some() {
         pause = match renew(&shared).await {
             Ok(lease_ms) => Duration::from_millis(lease_ms) / 3,
             Err(error) if from_grpc(&error) == Status::Fenced => {

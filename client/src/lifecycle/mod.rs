@@ -29,6 +29,7 @@ use mallorn_proto::id::{Application, Attempt, Generation, Instance, MapId, Shuff
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_runtime::clock::{self, Clock};
+use mallorn_runtime::config::Check;
 use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
@@ -44,6 +45,8 @@ use workers::Workers;
 const MASTER_WITHIN: Duration = Duration::from_secs(5);
 /// How long stopping waits for the manager's own tasks.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// The longest that an answer to a task waits for something to happen; the task asks again.
+pub(crate) const LIFECYCLE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a driver waits for a stage to end before it asks whether it is still there.
 const STAGE_CHECK: Duration = Duration::from_secs(10);
 
@@ -96,8 +99,9 @@ impl LifecycleManager {
     /// is fenced by it.
     ///
     /// # Errors
-    /// `Listen` when the address cannot be listened on, `Master` when the master is not reached or refuses.
+    /// `Config`, `Listen` when the address cannot be listened on, `Master` when the master is not reached or refuses.
     pub async fn start(application: &str, config: LifecycleConfig, random: Random) -> Result<Self, StartError> {
+        config.check().map_err(StartError::Config)?;
         let application = Application { name: application.to_owned(), instance: Instance(random.id()) };
         let listener = Listener::bind(&config.listen).await.map_err(StartError::Listen)?;
         let address = advertised(&listener, config.advertise.as_deref()).map_err(StartError::Listen)?;
@@ -157,7 +161,8 @@ impl LifecycleManager {
         partitions: u32,
         maps: Option<u32>,
     ) -> Result<Generation, LifecycleError> {
-        Ok(self.shared.register(shuffle, partitions, maps).await?.generation)
+        let within = self.shared.config.place_within.0;
+        Ok(self.shared.register(shuffle, partitions, maps, within).await?.generation)
     }
 
     /// Starts the shuffle's next generation if `seen` is the current one, and answers which one is current: after a
@@ -166,7 +171,8 @@ impl LifecycleManager {
     /// # Errors
     /// `Unknown`, `Released`, `Fenced`, `Invalid` for a shuffle without a map count, `NoSpace`.
     pub async fn next_generation(&self, shuffle: u32, seen: Generation) -> Result<Generation, LifecycleError> {
-        Ok(self.shared.next_generation(shuffle, seen).await?.generation)
+        let within = self.shared.config.place_within.0;
+        Ok(self.shared.next_generation(shuffle, seen, within).await?.generation)
     }
 
     /// Declares an attempt dead, whoever started it. It has no effect on one that has ended.
@@ -267,12 +273,13 @@ impl Shared {
         shuffle: u32,
         partitions: u32,
         maps: Option<u32>,
+        within: Duration,
     ) -> Result<Current, LifecycleError> {
         let current = self.with(|truth| Ok(truth.lifecycle.register(shuffle, partitions, maps)?))?;
         if current.started {
             tracing::info!(event = "shuffle_registered", shuffle, partitions, maps, wire = %current.wire);
         }
-        place::all(self, shuffle, current.generation).await?;
+        place::all(self, shuffle, current.generation, within).await?;
         Ok(current)
     }
 
@@ -280,6 +287,7 @@ impl Shared {
         self: &Arc<Self>,
         shuffle: u32,
         seen: Generation,
+        within: Duration,
     ) -> Result<Current, LifecycleError> {
         let (current, old_workers) = self.with(|truth| {
             let old = truth.lifecycle.current(shuffle)?.1.workers().collect::<Vec<_>>();
@@ -290,7 +298,7 @@ impl Shared {
             self.changed();
             self.release_in_background(old_workers, replaced);
         }
-        place::all(self, shuffle, current.generation).await?;
+        place::all(self, shuffle, current.generation, within).await?;
         Ok(current)
     }
 

@@ -24,9 +24,14 @@ const EXCLUDE_LEAVING: Duration = Duration::from_secs(5);
 /// Between two tries to place a new shuffle.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Places all partitions of a generation that has just started.
-pub(super) async fn all(shared: &Arc<Shared>, shuffle: u32, generation: Generation) -> Result<(), LifecycleError> {
-    let deadline = clock::now() + shared.config.place_within.0;
+/// Places all partitions of a generation that has just started; where some have no place `within`, that is `NoSpace`.
+pub(super) async fn all(
+    shared: &Arc<Shared>,
+    shuffle: u32,
+    generation: Generation,
+    within: Duration,
+) -> Result<(), LifecycleError> {
+    let deadline = clock::now() + within;
     let mut changes = shared.changes.subscribe();
     loop {
         changes.mark_unchanged();
@@ -44,7 +49,8 @@ pub(super) async fn all(shared: &Arc<Shared>, shuffle: u32, generation: Generati
         })?;
         match left {
             (0, None) => return Ok(()),
-            (0, Some(full)) if clock::now() >= deadline => return Err(no_space(full)),
+            // Also where a round goes on that a master or a worker draws out.
+            (_, full) if clock::now() >= deadline => return Err(no_space(full.unwrap_or_default())),
             (0, Some(_)) => {
                 clock::sleep(shared.random.jitter(PAUSE)).await;
                 want_again(shared, shuffle, generation)?;

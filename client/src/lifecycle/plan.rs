@@ -12,27 +12,28 @@ use mallorn_runtime::clock;
 
 use super::pages::{AddressTable, ITEMS_MAX};
 use super::workers::Found;
-use super::{Shared, commit};
+use super::{LIFECYCLE_WAIT_MAX, Shared, commit};
 use crate::error::LifecycleError;
-
-/// The longest wait of one call; a reader asks again.
-const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Waits until the partitions are committed, then tells what to read.
 pub(super) async fn read(
     shared: &Arc<Shared>,
     request: v1::PlanReadRequest,
 ) -> Result<v1::PlanReadReply, LifecycleError> {
-    let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
+    let wait = Duration::from_millis(request.wait_ms).min(LIFECYCLE_WAIT_MAX);
     let deadline = clock::now() + wait;
     let mut changes = shared.changes.subscribe();
-    let generation = begin(shared, &request)?;
+    let mut generation = begin(shared, &request)?;
     if request.by_tokens {
         let partitions = range(request.partitions)?;
         commit::start(shared, request.shuffle, generation, partitions);
     }
     loop {
         changes.mark_unchanged();
+        if request.generation.is_none() {
+            // One that starts while nothing was read yet is no reason to fail.
+            generation = shared.with(|truth| Ok(truth.lifecycle.current(request.shuffle)?.0))?;
+        }
         if let Some(reply) = answer(shared, &request, generation)? {
             return Ok(reply);
         }
@@ -161,10 +162,7 @@ pub(super) async fn resolve(shared: &Shared, request: v1::ResolveRequest) -> Res
     })?;
     let find = request.workers.iter().take(ITEMS_MAX).map(|worker| async move {
         match shared.workers.find((*worker).into(), shared.worker_lease).await {
-            Found::Here(address) => {
-                shared.workers.reached((*worker).into());
-                v1::ResolvedLocation { address: Some(address), gone: false, away: false }
-            }
+            Found::Here(address) => v1::ResolvedLocation { address: Some(address), gone: false, away: false },
             Found::Away => v1::ResolvedLocation { address: None, gone: false, away: true },
             Found::Gone => v1::ResolvedLocation { address: None, gone: true, away: false },
         }

@@ -16,11 +16,9 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::pages::AddressTable;
-use super::{Shared, application_of, commit, place, plan};
+use super::{LIFECYCLE_WAIT_MAX, Shared, application_of, commit, place, plan};
 use crate::error::LifecycleError;
 
-/// How long a task waits in one call for a location to be placed; it asks again.
-const PLACED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a worker that a task cannot reach gets no new locations.
 const EXCLUDE_UNREACHABLE: Duration = Duration::from_secs(2);
 
@@ -63,7 +61,8 @@ impl Lifecycle for Service {
         reply(
             async {
                 self.check(request.instance)?;
-                let current = self.shared.register(request.shuffle, request.partitions, request.maps).await?;
+                let v1::RegisterShuffleRequest { shuffle, partitions, maps, .. } = request;
+                let current = self.shared.register(shuffle, partitions, maps, self.place_within()).await?;
                 Ok(v1::RegisterShuffleReply { generation: current.generation.0 })
             }
             .await,
@@ -75,7 +74,8 @@ impl Lifecycle for Service {
         reply(
             async {
                 self.check(request.instance)?;
-                let current = self.shared.next_generation(request.shuffle, Generation(request.seen)).await?;
+                let seen = Generation(request.seen);
+                let current = self.shared.next_generation(request.shuffle, seen, self.place_within()).await?;
                 Ok(v1::NextGenerationReply { generation: current.generation.0 })
             }
             .await,
@@ -175,6 +175,10 @@ impl Lifecycle for Service {
 }
 
 impl Service {
+    fn place_within(&self) -> Duration {
+        self.shared.config.place_within.0.min(LIFECYCLE_WAIT_MAX)
+    }
+
     fn check(&self, instance: u64) -> Result<(), LifecycleError> {
         let ours = self.shared.application.instance;
         if Instance(instance) == ours {
@@ -279,7 +283,7 @@ impl Service {
 
     /// Waits until each of the partitions is placed, or known to have no space, or the wait is over.
     async fn placed(&self, of: (u32, Generation), partitions: &[Partition]) -> Result<Vec<Revived>, LifecycleError> {
-        let deadline = clock::now() + PLACED_WITHIN;
+        let deadline = clock::now() + LIFECYCLE_WAIT_MAX;
         let mut changes = self.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();

@@ -22,6 +22,9 @@ use crate::config::LifecycleConfig;
 const WORKER_WITHIN: Duration = Duration::from_secs(10);
 /// Workers known by address; more than any cluster has, so that the map is bounded.
 const BOOK_MAX: usize = 16_384;
+/// A worker of which nobody has noted for so long that it is missing is not known to have been missing all the while:
+/// whoever misses it notes that more often.
+const MISSED_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// A worker, asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,11 +50,35 @@ pub(super) struct Workers {
 #[derive(Debug, Default)]
 struct State {
     book: BTreeMap<WorkerId, v1::WorkerAddress>,
-    doors: BTreeMap<String, WorkerClient<Channel>>,
+    /// By worker, with the address that it leads to.
+    doors: BTreeMap<WorkerId, (String, WorkerClient<Channel>)>,
     /// Not to be given new locations until then.
     excluded: BTreeMap<WorkerId, Duration>,
-    /// Since when a worker has not been found.
-    away: BTreeMap<WorkerId, Duration>,
+    /// Workers of which nobody can say where they are.
+    unknown: BTreeMap<WorkerId, Missed>,
+    /// Workers that do not answer.
+    unreached: BTreeMap<WorkerId, Missed>,
+}
+
+/// When a worker was missed first, and last.
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    first: Duration,
+    last: Duration,
+}
+
+/// Notes that a worker is missed; returns for how long it has been.
+fn miss(missed: &mut BTreeMap<WorkerId, Missed>, worker: WorkerId, now: Duration) -> Duration {
+    let is_over = |missed: &Missed| now.saturating_sub(missed.last) > MISSED_AGAIN_WITHIN;
+    if missed.get(&worker).is_none_or(is_over) {
+        missed.retain(|_, missed| !is_over(missed));
+        if missed.len() >= BOOK_MAX {
+            return Duration::ZERO;
+        }
+    }
+    let entry = missed.entry(worker).or_insert(Missed { first: now, last: now });
+    entry.last = now;
+    now.saturating_sub(entry.first)
 }
 
 impl Workers {
@@ -85,12 +112,14 @@ impl Workers {
     pub(super) fn door(&self, worker: WorkerId) -> Option<WorkerClient<Channel>> {
         let mut state = self.state.lock();
         let control = state.book.get(&worker)?.control.clone();
-        if let Some(door) = state.doors.get(&control) {
+        if let Some((address, door)) = state.doors.get(&worker)
+            && *address == control
+        {
             return Some(door.clone());
         }
         let channel = grpc::channel(&control, WORKER_WITHIN).ok()?;
         let door = WorkerClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-        state.doors.insert(control, door.clone());
+        state.doors.insert(worker, (control, door.clone()));
         Some(door)
     }
 
@@ -130,27 +159,30 @@ impl Workers {
         match (state, resolved) {
             (Resolved::Live | Resolved::Draining, Some(v1::ResolvedWorker { address: Some(address), .. })) => {
                 self.learn(std::slice::from_ref(&address));
+                self.state.lock().unknown.remove(&worker);
                 Found::Here(address)
             }
             (Resolved::Lost, Some(resolved)) => {
                 let lost_for = Duration::from_millis(resolved.lost_for_ms);
                 if lost_for >= self.wait_for_return { Found::Gone } else { Found::Away }
             }
-            _ if self.away_for(worker) >= worker_lease + self.wait_for_return => Found::Gone,
-            _ => Found::Away,
+            _ => {
+                let unknown_for = miss(&mut self.state.lock().unknown, worker, self.clock.now());
+                if unknown_for >= worker_lease + self.wait_for_return { Found::Gone } else { Found::Away }
+            }
         }
     }
 
-    /// How long a worker has not been found or reached.
-    pub(super) fn away_for(&self, worker: WorkerId) -> Duration {
-        let now = self.clock.now();
-        let since = *self.state.lock().away.entry(worker).or_insert(now);
-        now.saturating_sub(since)
+    /// Notes that a worker does not answer; returns for how long it has not.
+    pub(super) fn unreached(&self, worker: WorkerId) -> Duration {
+        miss(&mut self.state.lock().unreached, worker, self.clock.now())
     }
 
     /// A worker answered.
     pub(super) fn reached(&self, worker: WorkerId) {
-        self.state.lock().away.remove(&worker);
+        let mut state = self.state.lock();
+        state.unreached.remove(&worker);
+        state.unknown.remove(&worker);
     }
 
     /// Tells workers to forget a shuffle; who cannot be reached is left to the master.
@@ -170,5 +202,27 @@ impl Workers {
             })
         });
         crate::concurrently(calls).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_worker_missed_long_ago_was_not_missing_all_the_while() {
+        let (mut missed, worker) = (BTreeMap::new(), WorkerId(1));
+        assert_eq!(miss(&mut missed, worker, 10 * SECOND), Duration::ZERO);
+        assert_eq!(miss(&mut missed, worker, 70 * SECOND), 60 * SECOND);
+        assert_eq!(miss(&mut missed, worker, 131 * SECOND), Duration::ZERO, "nobody has missed it for a minute");
+        assert_eq!(miss(&mut missed, worker, 132 * SECOND), SECOND);
+        let full = Missed { first: Duration::ZERO, last: 132 * SECOND };
+        missed.extend((2..=BOOK_MAX as u128).map(|other| (WorkerId(other), full)));
+        assert_eq!(miss(&mut missed, WorkerId(0), 140 * SECOND), Duration::ZERO);
+        assert_eq!(missed.len(), BOOK_MAX);
+        assert_eq!(miss(&mut missed, WorkerId(0), 193 * SECOND), Duration::ZERO);
+        assert_eq!(missed.len(), 1);
     }
 }

@@ -24,14 +24,23 @@ pub(super) struct Cut {
     pub(super) permit: Option<Permit>,
 }
 
+impl Cut {
+    fn held(&self) -> u64 {
+        self.permit.as_ref().map_or(0, Permit::bytes)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Buffers {
     batch_bytes: usize,
     partitions: Map<Partition, Buffer>,
+    /// Pushed to with empty units only, which need no memory, and since then with nothing else.
+    touched: BTreeSet<Partition>,
     log: AttemptLog,
     cut: Vec<Cut>,
     cut_bytes: usize,
     spare: Option<Permit>,
+    /// Bytes of all permits in here: buffers, batches that wait to be sent, spare.
     held: u64,
 }
 
@@ -43,13 +52,25 @@ struct Buffer {
 
 impl Buffers {
     pub(super) fn new(map: MapId, batch_bytes: usize) -> Self {
-        let (partitions, log) = (Map::default(), AttemptLog::new(map));
-        Self { batch_bytes, partitions, log, cut: Vec::new(), cut_bytes: 0, spare: None, held: 0 }
+        Self {
+            batch_bytes,
+            partitions: Map::default(),
+            touched: BTreeSet::new(),
+            log: AttemptLog::new(map),
+            cut: Vec::new(),
+            cut_bytes: 0,
+            spare: None,
+            held: 0,
+        }
     }
 
     /// Appends a unit, growing the partition's buffer with spare memory or what `take` gives; `false`, with nothing
     /// appended, when neither has enough. A buffer that would grow over a batch is cut first.
     pub(super) fn append(&mut self, partition: Partition, unit: &[u8], take: impl Fn(u64) -> Option<Permit>) -> bool {
+        if unit.is_empty() {
+            self.touched.insert(partition);
+            return true;
+        }
         let over = |buffer: &Buffer| !buffer.bytes.is_empty() && buffer.bytes.len() + unit.len() > self.batch_bytes;
         if self.partitions.get(&partition).is_some_and(over) {
             self.cut(partition, false);
@@ -57,7 +78,6 @@ impl Buffers {
         let needed = self.needed(partition, unit.len());
         if needed > 0 {
             let Some(permit) = self.take_spare(needed, take) else { return false };
-            self.held += needed;
             match self.partitions.get_mut(&partition) {
                 Some(buffer) => buffer.permit.merge(permit),
                 None => {
@@ -65,7 +85,7 @@ impl Buffers {
                 }
             }
         }
-        let Some(buffer) = self.partitions.get_mut(&partition) else { return unit.is_empty() };
+        let Some(buffer) = self.partitions.get_mut(&partition) else { return false };
         let capacity = buffer.permit.bytes() as usize;
         buffer.bytes.reserve_exact(capacity - buffer.bytes.len());
         buffer.bytes.extend_from_slice(unit);
@@ -80,7 +100,7 @@ impl Buffers {
         let (length, capacity) =
             self.partitions.get(&partition).map_or((0, 0), |buffer| (buffer.bytes.len(), buffer.permit.bytes()));
         let wanted = length + bytes;
-        if wanted as u64 <= capacity && capacity > 0 {
+        if wanted as u64 <= capacity {
             return 0;
         }
         let doubled = (capacity as usize * 2).clamp(FIRST_BYTES, self.batch_bytes);
@@ -98,6 +118,7 @@ impl Buffers {
     }
 
     pub(super) fn keep_spare(&mut self, permit: Permit) {
+        self.held += permit.bytes();
         match &mut self.spare {
             Some(spare) => spare.merge(permit),
             None => self.spare = Some(permit),
@@ -107,6 +128,7 @@ impl Buffers {
     /// Cuts a batch of one unit that was not buffered.
     pub(super) fn cut_unit(&mut self, partition: Partition, unit: Bytes, permit: Permit) {
         let batch = self.log.cut(partition, false);
+        self.held += permit.bytes();
         self.cut_bytes += unit.len();
         self.cut.push(Cut { partition, batch, last: false, raw: unit, permit: Some(permit) });
     }
@@ -115,23 +137,22 @@ impl Buffers {
         let buffer = self.partitions.remove(&partition);
         let batch = self.log.cut(partition, last);
         let (raw, permit) = match buffer {
-            Some(buffer) => {
-                self.held -= buffer.permit.bytes();
-                (Bytes::from(buffer.bytes), Some(buffer.permit))
-            }
+            Some(buffer) => (Bytes::from(buffer.bytes), Some(buffer.permit)),
             None => (Bytes::new(), None),
         };
         self.cut_bytes += raw.len();
         self.cut.push(Cut { partition, batch, last, raw, permit });
     }
 
-    /// Cuts the fullest buffers until so many bytes are cut, or none is left.
+    /// Cuts the fullest buffers until so many bytes are cut or were spare, or none is left.
     pub(super) fn cut_fullest(&mut self, bytes: u64) {
         // Unused spare memory goes first: it costs nobody anything.
-        self.spare = None;
-        let filled = self.partitions.iter().filter(|(_, buffer)| !buffer.bytes.is_empty());
-        let by_size: BTreeSet<_> = filled.map(|(partition, buffer)| (buffer.permit.bytes(), *partition)).collect();
-        let mut freed = 0;
+        let mut freed = self.give_spare() + self.cut.iter().map(Cut::held).sum::<u64>();
+        if freed >= bytes {
+            return;
+        }
+        let sizes = self.partitions.iter().map(|(partition, buffer)| (buffer.permit.bytes(), *partition));
+        let by_size: BTreeSet<_> = sizes.collect();
         for (size, partition) in by_size.into_iter().rev() {
             if freed >= bytes {
                 break;
@@ -143,11 +164,18 @@ impl Buffers {
 
     /// Cuts the last batch of every touched partition.
     pub(super) fn cut_all(&mut self) {
-        self.spare = None;
-        // A partition that was only ever pushed empty units has a buffer, and no batch yet.
-        let mut open: BTreeSet<_> = self.log.open_partitions().collect();
+        self.give_spare();
+        // A partition that was only ever pushed empty units has no batch yet.
+        let mut open = std::mem::take(&mut self.touched);
+        open.extend(self.log.open_partitions());
         open.extend(self.partitions.keys().copied());
         open.into_iter().for_each(|partition| self.cut(partition, true));
+    }
+
+    fn give_spare(&mut self) -> u64 {
+        let bytes = self.spare.take().map_or(0, |spare| spare.bytes());
+        self.held -= bytes;
+        bytes
     }
 
     pub(super) fn has_full_batch(&self) -> bool {
@@ -157,6 +185,12 @@ impl Buffers {
     /// Takes what is cut, as requests: batches of at least `alone` bytes one by one, smaller ones gathered up to
     /// `gathered` bytes. Small ones stay where they do not amount to `at_least` bytes.
     pub(super) fn take_cut(&mut self, at_least: usize, alone: usize, gathered: usize) -> Vec<Vec<Cut>> {
+        let requests = self.gather(at_least, alone, gathered);
+        self.held -= requests.iter().flatten().map(Cut::held).sum::<u64>();
+        requests
+    }
+
+    fn gather(&mut self, at_least: usize, alone: usize, gathered: usize) -> Vec<Vec<Cut>> {
         let (large, small): (Vec<_>, Vec<_>) = self.cut.drain(..).partition(|cut| cut.raw.len() >= alone);
         let mut requests: Vec<_> = large.into_iter().map(|cut| vec![cut]).collect();
         self.cut_bytes = small.iter().map(|cut| cut.raw.len()).sum();
@@ -188,7 +222,7 @@ impl Buffers {
         self.log.sums().collect()
     }
 
-    /// Bytes of memory held by buffers.
+    /// Bytes of memory held in here.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
@@ -196,6 +230,50 @@ impl Buffers {
     /// Drops everything buffered and cut; what is returned is for the caller to drop outside its lock.
     pub(super) fn clear(&mut self) -> impl Sized + use<> {
         (self.held, self.cut_bytes) = (0, 0);
+        self.touched.clear();
         (std::mem::take(&mut self.partitions), std::mem::take(&mut self.cut), self.spare.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_client_core::memory::{Budget, Share};
+
+    use super::*;
+    use crate::memory::Memory;
+
+    const BATCH: usize = 4096;
+
+    #[test]
+    fn every_byte_held_can_be_asked_back() {
+        let memory = Memory::new(Budget::new(1 << 20, 1024).unwrap());
+        let take = |bytes| memory.try_take(Share::Push, bytes);
+        let mut buffers = Buffers::new(MapId(0), BATCH);
+        // A full batch, which waits to be gathered with others, a buffer, and what is left of the memory taken for both.
+        assert!(buffers.append(Partition(0), &[1; BATCH], take));
+        assert!(buffers.append(Partition(1), &[2; 10], take));
+        assert!(buffers.take_cut(BATCH + 1, 1 << 20, 1 << 20).is_empty());
+        assert_eq!(buffers.held(), memory.held(Share::Push));
+        assert_eq!(memory.held(Share::Push), SPARE_BYTES);
+
+        buffers.cut_fullest(1);
+        assert_eq!(buffers.held(), memory.held(Share::Push));
+        assert_eq!(memory.held(Share::Push), (BATCH + FIRST_BYTES) as u64, "spare memory went, and was enough");
+        buffers.cut_fullest(u64::MAX);
+        let requests = buffers.take_cut(0, 1 << 20, 1 << 20);
+        assert_eq!((requests.iter().flatten().count(), buffers.held()), (2, 0));
+        drop(requests);
+        assert_eq!(memory.held(Share::Push), 0);
+    }
+
+    #[test]
+    fn empty_units_need_no_memory_and_are_not_forgotten() {
+        let mut buffers = Buffers::new(MapId(0), BATCH);
+        for partition in 0..1000 {
+            assert!(buffers.append(Partition(partition), &[], |_| None));
+        }
+        buffers.cut_all();
+        let last = buffers.take_cut(0, 1 << 20, 1 << 20).into_iter().flatten().filter(|cut| cut.last).count();
+        assert_eq!((last, buffers.held()), (1000, 0));
     }
 }

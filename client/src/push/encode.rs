@@ -1,7 +1,7 @@
 //! Makes a batch ready for the wire, once: compressed, enveloped, checksummed.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mallorn_proto::batch::{BatchHeader, ENVELOPE_BYTES, Envelope, OVERHEAD_BYTES, encode_overhead};
+use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, OVERHEAD_BYTES, encode_overhead};
 use mallorn_proto::id::{Attempt, BatchId, MapId, Partition};
 
 use super::AttemptShared;
@@ -40,7 +40,8 @@ impl AttemptShared {
         let envelope = Envelope { codec, last, raw_length, crc: 0 };
         let (overhead, crc) = encode_overhead(&self.place(partition), &header, &envelope, &payload);
         self.count(partition, batch, raw_length, crc);
-        if let Some(permit) = &mut permit {
+        // What is not compressed lies in its buffer still, with all of its capacity.
+        if let Some(permit) = permit.as_mut().filter(|_| codec != Codec::None) {
             permit.shrink_to(payload.len() as u64);
         }
         Encoded { partition, overhead, payload, permit }

@@ -23,10 +23,14 @@ pub struct MapperEnd {
 }
 
 pub(super) async fn run(shared: &Arc<AttemptShared>) -> Result<MapperEnd, PushError> {
-    if let Some(error) = shared.over() {
-        return Err(error);
+    {
+        let mut state = shared.state.lock();
+        if let Some(error) = &state.over {
+            return Err(error.clone());
+        }
+        state.ended = true;
+        state.buffers.cut_all();
     }
-    shared.state.lock().buffers.cut_all();
     shared.flush(0);
     acked(shared).await?;
     report(shared).await

@@ -18,16 +18,19 @@ mod end;
 mod send;
 mod table;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mallorn_client_core::memory::Share;
 use mallorn_proto::batch::{OVERHEAD_BYTES, Place};
 use mallorn_proto::id::{Generation, MapId, Partition, ShuffleId};
+use mallorn_proto::limits::PARTITIONS_MAX;
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_runtime::{clock, task};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 pub use end::MapperEnd;
@@ -46,8 +49,10 @@ const GATHERED_BYTES: usize = 128 * 1024;
 /// One try at a map task. Its task pushes units and ends it; dropping it without an end declares it failed.
 #[derive(Debug)]
 pub struct MapAttempt {
-    shared: Arc<AttemptShared>,
+    pub(crate) shared: Arc<AttemptShared>,
     ended: Option<MapperEnd>,
+    /// The lifecycle manager was told that it failed.
+    declared: bool,
 }
 
 /// What the attempt's task, its batches in flight and a client short of memory share.
@@ -61,11 +66,15 @@ pub(crate) struct AttemptShared {
     state: Mutex<State>,
     /// Requests in flight; the attempt can end at zero.
     in_flight: watch::Sender<usize>,
+    /// When the renewal of its lease that was answered last was asked for.
+    renewed: Mutex<clock::Instant>,
 }
 
 #[derive(Debug)]
 struct State {
     buffers: Buffers,
+    /// The last batches are cut: nothing may follow them.
+    ended: bool,
     /// Why nothing more is pushed.
     over: Option<PushError>,
 }
@@ -80,20 +89,30 @@ impl MapAttempt {
         let nonce = client.random.id();
         let instance = client.application.instance.0;
         let request = v1::StartAttemptRequest { instance, shuffle, map, attempt, nonce };
+        let asked = clock::now();
         let started = client.link.call(|mut door| async move { door.start_attempt(request).await }).await?;
+        if !(1..=PARTITIONS_MAX).contains(&started.partitions) {
+            return Err(LifecycleError::senseless("a shuffle has not so many partitions"));
+        }
         let generation = Generation(started.generation);
-        let table = client.tables.load(client, (shuffle, generation), started.partitions).await?;
+        let wire = ShuffleId(started.wire_shuffle);
+        let table = client.tables.load(client, (shuffle, generation), (wire, started.partitions)).await?;
         let shared = Arc::new(AttemptShared {
             client: Arc::clone(client),
             id: v1::AttemptId { shuffle, generation: generation.0, map, attempt, nonce },
-            wire: ShuffleId(started.wire_shuffle),
+            wire,
             partitions: started.partitions,
             table,
-            state: Mutex::new(State { buffers: Buffers::new(MapId(map), client.config.batch.0 as usize), over: None }),
+            state: Mutex::new(State {
+                buffers: Buffers::new(MapId(map), client.config.batch.0 as usize),
+                ended: false,
+                over: None,
+            }),
             in_flight: watch::Sender::new(0),
+            renewed: Mutex::new(asked),
         });
         client.attempts.lock().insert(nonce, Arc::downgrade(&shared));
-        Ok(Self { shared, ended: None })
+        Ok(Self { shared, ended: None, declared: false })
     }
 
     /// The generation that the attempt belongs to.
@@ -108,7 +127,7 @@ impl MapAttempt {
     /// A dropped future has pushed nothing.
     ///
     /// # Errors
-    /// `TooLarge` and `Partition` leave the attempt as it was. After any other error it is over; see
+    /// `TooLarge`, `Partition` and `Ended` leave the attempt as it was. After any other error it is over; see
     /// [`PushError::is_overtaken`].
     pub async fn push(&mut self, partition: u32, unit: &[u8]) -> Result<(), PushError> {
         self.check(partition, unit.len())?;
@@ -129,8 +148,9 @@ impl MapAttempt {
         }
         self.check(partition, unit.len())?;
         let permit = self.shared.room(unit.len() as u64).await?;
-        self.shared.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
-        self.shared.state.lock().buffers.cut_unit(Partition(partition), unit, permit);
+        let bytes = unit.len() as u64;
+        self.shared.going_on()?.buffers.cut_unit(Partition(partition), unit, permit);
+        self.shared.client.metrics.pushed_bytes.inc_by(bytes);
         self.shared.flush(ALONE_BYTES);
         Ok(())
     }
@@ -138,7 +158,7 @@ impl MapAttempt {
     /// Ends the attempt: pushes what is left, waits until every batch is acked, and reports it. The first attempt of a
     /// map to end wins; a loser is told so, which is no error. Calling it again repeats the answer.
     ///
-    /// A dropped future has not ended the attempt; call it again.
+    /// A dropped future has not ended the attempt; call it again. Nothing can be pushed after the first call.
     ///
     /// # Errors
     /// Why the attempt cannot end any more.
@@ -153,10 +173,11 @@ impl MapAttempt {
 
     /// Declares the attempt failed and waits until the lifecycle manager knows. Dropping it does the same without the
     /// wait.
-    pub async fn failed(self) {
+    pub async fn failed(mut self) {
         if self.ended.is_none() {
             self.shared.give_up("it was declared failed");
             declare_failed(&self.shared).await;
+            self.declared = true;
         }
     }
 
@@ -175,11 +196,28 @@ impl MapAttempt {
 
 impl Drop for MapAttempt {
     fn drop(&mut self) {
-        if self.ended.is_some() || !self.shared.give_up("it was dropped") {
+        if self.ended.is_some() || self.declared {
             return;
         }
-        let shared = Arc::clone(&self.shared);
-        task::spawn(async move { declare_failed(&shared).await });
+        let told = self.shared.over().is_some_and(|error| is_known_there(&error));
+        self.shared.give_up("it was dropped");
+        if !told {
+            let shared = Arc::clone(&self.shared);
+            self.shared.client.spawner.spawn(async move { declare_failed(&shared).await });
+        }
+    }
+}
+
+/// Whether the lifecycle manager itself has said that the attempt is over.
+fn is_known_there(error: &PushError) -> bool {
+    match error {
+        PushError::MapEnded | PushError::StageEnded => true,
+        PushError::Lifecycle(error) => error.reason().is_some(),
+        PushError::TooLarge { .. }
+        | PushError::Partition { .. }
+        | PushError::NoSpace { .. }
+        | PushError::Ended
+        | PushError::Refused { .. } => false,
     }
 }
 
@@ -197,6 +235,16 @@ impl AttemptShared {
         self.id
     }
 
+    pub(crate) fn renewed(&self, asked: clock::Instant) {
+        *self.renewed.lock() = asked;
+    }
+
+    /// When it must stop, unless its lease is renewed before: a fifth of the lease early, so that it has stopped for
+    /// sure when the lifecycle manager lets another one win.
+    pub(crate) fn stops_at(&self, lease: Duration) -> clock::Instant {
+        *self.renewed.lock() + lease.mul_f64(0.8)
+    }
+
     pub(crate) fn lease_over(&self, why: &str) {
         let (map, attempt) = (self.id.map, self.id.attempt);
         let text = format!("attempt {attempt} of map {map} must stop: {why}");
@@ -212,7 +260,7 @@ impl AttemptShared {
 
     /// The first error is what the attempt's task is told; what was buffered is dropped. A client that gives up tells
     /// the lifecycle manager when the attempt is dropped.
-    fn stop(&self, error: PushError) -> bool {
+    pub(crate) fn stop(&self, error: PushError) -> bool {
         let dropped = {
             let mut state = self.state.lock();
             if state.over.is_some() {
@@ -231,36 +279,42 @@ impl AttemptShared {
         self.state.lock().over.clone()
     }
 
+    /// The state, if units may still be pushed.
+    fn going_on(&self) -> Result<MutexGuard<'_, State>, PushError> {
+        let state = self.state.lock();
+        match &state.over {
+            Some(error) => Err(error.clone()),
+            None if state.ended => Err(PushError::Ended),
+            None => Ok(state),
+        }
+    }
+
     fn place(&self, partition: Partition) -> Place {
         Place { instance: self.client.application.instance, shuffle: self.wire, partition }
     }
 
     /// Appends a unit where the memory held for its partition allows; `false` when room must be made first.
     fn append(self: &Arc<Self>, partition: Partition, unit: &[u8]) -> Result<bool, PushError> {
-        let full = {
-            let mut state = self.state.lock();
-            if let Some(error) = &state.over {
-                return Err(error.clone());
-            }
+        let (appended, full) = {
+            let mut state = self.going_on()?;
             let memory = &self.client.memory;
             let appended = state.buffers.append(partition, unit, |bytes| memory.try_take(Share::Push, bytes));
-            if !appended {
-                return Ok(false);
-            }
-            state.buffers.has_full_batch()
+            (appended, state.buffers.has_full_batch())
         };
-        self.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
+        if appended {
+            self.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
+        }
         if full {
             self.flush(GATHERED_BYTES);
         }
-        Ok(true)
+        Ok(appended)
     }
 
     /// Waits for memory that the partition's buffer needs to take so many bytes more.
     async fn make_room(&self, partition: Partition, bytes: usize) -> Result<(), PushError> {
-        let needed = self.state.lock().buffers.needed(partition, bytes);
+        let needed = self.going_on()?.buffers.needed(partition, bytes);
         let permit = self.room(needed).await?;
-        self.state.lock().buffers.keep_spare(permit);
+        self.going_on()?.buffers.keep_spare(permit);
         Ok(())
     }
 
@@ -274,13 +328,12 @@ impl AttemptShared {
             return Ok(permit);
         }
         let since = clock::now();
+        let mut taking = pin!(memory.take(Share::Push, bytes));
         let permit = loop {
-            if let Some(error) = self.over() {
-                return Err(error);
-            }
+            drop(self.going_on()?);
             flush_fullest(&self.client, bytes);
             // Whoever fails meanwhile gives its bytes back, too; the check above is made again every so often.
-            if let Ok(permit) = clock::timeout(send::CHECK, memory.take(Share::Push, bytes)).await {
+            if let Ok(permit) = clock::timeout(send::CHECK, taking.as_mut()).await {
                 break permit;
             }
         };
@@ -290,37 +343,73 @@ impl AttemptShared {
 
     /// Sends the batches that are cut, if they amount to `at_least` bytes together.
     fn flush(self: &Arc<Self>, at_least: usize) {
-        let requests = self.state.lock().buffers.take_cut(at_least, ALONE_BYTES, GATHERED_BYTES);
+        let requests = {
+            let mut state = self.state.lock();
+            let requests = state.buffers.take_cut(at_least, ALONE_BYTES, GATHERED_BYTES);
+            // Counted before the lock is let go: this may be the task of another attempt that needs memory, and an end
+            // that finds nothing left to cut and nothing in flight must not come between the two.
+            if !requests.is_empty() {
+                self.in_flight.send_modify(|count| *count += requests.len());
+            }
+            requests
+        };
         for batches in requests {
-            self.send(batches);
+            let sending = Sending { shared: Arc::clone(self), result: None };
+            task::spawn(sending.run(batches));
         }
     }
 
-    fn send(self: &Arc<Self>, batches: Vec<Cut>) {
-        self.in_flight.send_modify(|count| *count += 1);
-        let shared = Arc::clone(self);
-        task::spawn(async move {
-            if let Err(error) = send::run(&shared, batches).await {
-                shared.stop(error);
-            }
-            shared.in_flight.send_modify(|count| *count -= 1);
-        });
+    /// Cuts and sends the fullest buffers, at least so many bytes if there are; returns how many it was.
+    fn flush_fullest_of(self: &Arc<Self>, bytes: u64) -> u64 {
+        let before = {
+            let mut state = self.state.lock();
+            let before = state.buffers.held();
+            state.buffers.cut_fullest(bytes);
+            before
+        };
+        self.flush(0);
+        before.saturating_sub(self.held())
     }
 
-    /// Cuts and sends the fullest buffers, at least so many bytes if there are.
-    fn flush_fullest_of(self: &Arc<Self>, bytes: u64) {
-        self.state.lock().buffers.cut_fullest(bytes);
-        self.flush(0);
+    fn held(&self) -> u64 {
+        self.state.lock().buffers.held()
     }
 }
 
-/// The attempt that has buffered most sends its fullest partitions: first the bytes needed, and at least a quarter of
-/// what it holds, so that the next push does not wait again at once.
+/// A request on its way. However its task ends, it is in flight no longer; where it has ended without a result its batches
+/// are gone, and so is the attempt.
+struct Sending {
+    shared: Arc<AttemptShared>,
+    result: Option<Result<(), PushError>>,
+}
+
+impl Sending {
+    async fn run(mut self, batches: Vec<Cut>) {
+        self.result = Some(send::run(&self.shared, batches).await);
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let broken = || PushError::Refused { text: "the task that pushes it has broken off".to_owned() };
+        if let Err(error) = self.result.take().unwrap_or_else(|| Err(broken())) {
+            self.shared.stop(error);
+        }
+        self.shared.in_flight.send_modify(|count| *count -= 1);
+    }
+}
+
+/// The attempts that have buffered most send their fullest partitions, until the bytes needed are on their way, and of
+/// the first one at least a quarter of what it holds, so that the next push does not wait again at once.
 fn flush_fullest(client: &Inner, bytes: u64) {
     let attempts: Vec<_> = client.attempts.lock().values().filter_map(std::sync::Weak::upgrade).collect();
-    let fullest = attempts.into_iter().max_by_key(|attempt| attempt.state.lock().buffers.held());
-    if let Some(attempt) = fullest {
-        let held = attempt.state.lock().buffers.held();
-        attempt.flush_fullest_of(bytes.max(held / 4));
+    let mut by_held: Vec<_> = attempts.into_iter().map(|attempt| (attempt.held(), attempt)).collect();
+    by_held.sort_unstable_by_key(|(held, attempt)| (std::cmp::Reverse(*held), attempt.id.nonce));
+    let mut missing = bytes;
+    for (held, attempt) in by_held {
+        missing = missing.saturating_sub(attempt.flush_fullest_of(missing.max(held / 4)));
+        if missing == 0 {
+            return;
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Sends batches and sends them again: to the same location where a checksum did not match, to the next epoch where a
 //! worker refused or is out of reach. A batch leaves only when a worker has taken it, or the attempt is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_proto::id::{Epoch, WorkerId};
+use mallorn_proto::id::{Epoch, Partition, WorkerId};
 use mallorn_proto::message::{Kind, MergedPart, Push, PushMerged, PushReply, Role};
 use mallorn_proto::status::{Advice, Status};
 use mallorn_proto::v1;
@@ -17,8 +17,8 @@ use mallorn_runtime::connection::{CallError, Connection, Frame};
 use super::AttemptShared;
 use super::buffers::Cut;
 use super::encode::{Encoded, body_of_many, body_of_one};
-use super::table::{Open, opened};
-use crate::error::PushError;
+use super::table::Open;
+use crate::error::{LifecycleError, PushError};
 
 /// Batches gathered into one request at most.
 pub(super) const GATHERED_MAX: usize = 1024;
@@ -26,6 +26,8 @@ pub(super) const GATHERED_MAX: usize = 1024;
 pub(super) const CHECK: Duration = Duration::from_secs(1);
 /// Pushes of one batch whose checksum did not match, before it is taken for broken memory here.
 const CHECKSUM_TRIES: u32 = 4;
+/// New places in a row that took nothing of a request, before it has none to go to.
+const REFUSALS_MAX: u32 = 16;
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
@@ -40,15 +42,19 @@ struct Pending {
 pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<(), PushError> {
     let batches = cut.into_iter().map(|cut| Pending { batch: shared.encode(cut), refused: None });
     let mut pending: Vec<_> = batches.collect();
-    let mut rounds =
-        Rounds { backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX), revives: 0, checksum_tries: 0, no_space_since: None };
+    let backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+    let mut rounds = Rounds { backoff, checksum_tries: 0, refusals: 0, stuck_since: None };
     loop {
         if let Some(error) = shared.over() {
             return Err(error);
         }
+        let before = pending.len();
         pending = push_round(shared, pending, &mut rounds).await?;
         if pending.is_empty() {
             return Ok(());
+        }
+        if pending.len() < before {
+            (rounds.refusals, rounds.stuck_since) = (0, None);
         }
         revive(shared, &mut pending, &mut rounds).await?;
     }
@@ -57,9 +63,18 @@ pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<()
 /// What the rounds of one request have come to.
 struct Rounds {
     backoff: Backoff,
-    revives: u32,
     checksum_tries: u32,
-    no_space_since: Option<clock::Instant>,
+    /// Answers in a row that named new places, of which none has taken anything.
+    refusals: u32,
+    /// Since when nothing was taken.
+    stuck_since: Option<clock::Instant>,
+}
+
+impl Rounds {
+    /// Whether nothing was taken for as long as a push looks for room.
+    fn is_stuck(&mut self, shared: &AttemptShared) -> bool {
+        self.stuck_since.get_or_insert_with(clock::now).elapsed() >= shared.client.config.no_space_within.0
+    }
 }
 
 /// Batches for one incarnation of a worker.
@@ -199,15 +214,16 @@ fn refuse_all(shared: &AttemptShared, batches: Vec<(Pending, Open)>) -> Vec<(Pen
 
 /// Asks for the next epochs of what was refused, and waits where there is none.
 async fn revive(shared: &AttemptShared, pending: &mut [Pending], rounds: &mut Rounds) -> Result<(), PushError> {
+    locate(shared, pending).await?;
     for cause in [Cause::HardSplit, Cause::Unreachable] {
-        let asked: BTreeMap<u32, u32> = pending
+        let asked: BTreeMap<Partition, Option<Epoch>> = pending
             .iter()
             .filter_map(|one| match (one.refused, shared.table.get(one.batch.partition)) {
                 (Some((epoch, why)), known) => {
                     let known_newer = known.is_some_and(|open| open.location.epoch > epoch);
-                    (why == cause && !known_newer).then_some((one.batch.partition.0, epoch.0))
+                    (why == cause && !known_newer).then_some((one.batch.partition, Some(epoch)))
                 }
-                (None, None) => (cause == Cause::HardSplit).then_some((one.batch.partition.0, 0)),
+                (None, None) => (cause == Cause::HardSplit).then_some((one.batch.partition, None)),
                 (None, Some(_)) => None,
             })
             .collect();
@@ -218,18 +234,34 @@ async fn revive(shared: &AttemptShared, pending: &mut [Pending], rounds: &mut Ro
     Ok(())
 }
 
+/// Asks for places that were not told yet: one that others have found meanwhile must not be given up as a revive would.
+async fn locate(shared: &AttemptShared, pending: &[Pending]) -> Result<(), PushError> {
+    let untold = |one: &&Pending| one.refused.is_none() && shared.table.get(one.batch.partition).is_none();
+    let asked: BTreeSet<_> = pending.iter().filter(untold).map(|one| one.batch.partition).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let asked: Vec<_> = asked.into_iter().collect();
+    let open = shared.table.ask(&shared.client, &asked).await?;
+    open.into_iter().flatten().for_each(|open| shared.table.learn(open));
+    Ok(())
+}
+
 async fn ask(
     shared: &AttemptShared,
-    asked: BTreeMap<u32, u32>,
+    asked: BTreeMap<Partition, Option<Epoch>>,
     cause: Cause,
     rounds: &mut Rounds,
     pending: &[Pending],
 ) -> Result<(), PushError> {
-    let one = |(partition, epoch): (u32, u32)| v1::ReviveOne { partition, epoch };
+    let one = |(partition, epoch): (&Partition, &Option<Epoch>)| v1::ReviveOne {
+        partition: partition.0,
+        epoch: epoch.unwrap_or_default().0,
+    };
     let request = v1::ReviveRequest {
         instance: shared.client.application.instance.0,
         attempt: Some(shared.id),
-        partitions: asked.into_iter().map(one).collect(),
+        partitions: asked.iter().map(one).collect(),
         cause: cause.into(),
     };
     shared.client.metrics.revives.inc();
@@ -238,39 +270,60 @@ async fn ask(
         async move { door.revive(request).await }
     });
     let reply = call.await?;
-    let workers: Vec<_> = reply.workers.into_iter().map(Arc::new).collect();
-    let mut no_space = reply.partitions.len() != request.partitions.len();
-    for revived in &reply.partitions {
-        use v1::revived::Outcome;
+    let placed = learn(shared, &asked, &reply)?;
+    let no_space = || PushError::NoSpace {
+        arena_bytes: reply.arena_bytes,
+        held_bytes: reply.held_bytes,
+        refused_bytes: pending.iter().map(|one| one.batch.length() as u64).sum(),
+    };
+    let stuck = rounds.is_stuck(shared);
+    if !placed {
+        if stuck {
+            return Err(no_space());
+        }
+        rounds.backoff.wait(&shared.client.random).await;
+        return Ok(());
+    }
+    rounds.refusals += 1;
+    if stuck && rounds.refusals > REFUSALS_MAX {
+        let unreachable = || PushError::Refused { text: "none of the workers that were tried is reached".to_owned() };
+        return Err(if cause == Cause::Unreachable { unreachable() } else { no_space() });
+    }
+    // A second refusal in a row is worth a pause: the cluster is moving, or filling up.
+    if rounds.refusals > 1 {
+        rounds.backoff.wait(&shared.client.random).await;
+    }
+    Ok(())
+}
+
+/// Takes an answer in; `false` where some of it has no place.
+fn learn(
+    shared: &AttemptShared,
+    asked: &BTreeMap<Partition, Option<Epoch>>,
+    reply: &v1::ReviveReply,
+) -> Result<bool, PushError> {
+    use v1::revived::Outcome;
+    if reply.partitions.len() != asked.len() {
+        return Err(LifecycleError::senseless("it speaks of other partitions than asked").into());
+    }
+    let workers: Vec<_> = reply.workers.iter().cloned().map(Arc::new).collect();
+    let mut placed = true;
+    for (revived, (partition, refused)) in reply.partitions.iter().zip(asked) {
         match revived.outcome() {
             Outcome::Revived => {
-                let open = revived.location.as_ref().and_then(|location| opened(location, &workers));
-                open.into_iter().for_each(|open| shared.table.learn(open));
+                let location = revived.location.unwrap_or_default();
+                let open = shared.table.opened(&location, *partition, &workers)?;
+                if refused.is_some_and(|refused| open.location.epoch <= refused) {
+                    return Err(LifecycleError::senseless("the next epoch is not a later one").into());
+                }
+                shared.table.learn(open);
             }
             Outcome::MapEnded => return Err(PushError::MapEnded),
             Outcome::StageEnded => return Err(PushError::StageEnded),
-            Outcome::NoSpace => no_space = true,
+            Outcome::NoSpace => placed = false,
         }
     }
-    if !no_space {
-        // A second refusal in a row is worth a pause: the cluster is moving, or filling up.
-        if rounds.revives > 0 {
-            rounds.backoff.wait(&shared.client.random).await;
-        }
-        rounds.revives += 1;
-        rounds.no_space_since = None;
-        return Ok(());
-    }
-    let since = *rounds.no_space_since.get_or_insert_with(clock::now);
-    if since.elapsed() >= shared.client.config.no_space_within.0 {
-        return Err(PushError::NoSpace {
-            arena_bytes: reply.arena_bytes,
-            held_bytes: reply.held_bytes,
-            refused_bytes: pending.iter().map(|one| one.batch.length() as u64).sum(),
-        });
-    }
-    rounds.backoff.wait(&shared.client.random).await;
-    Ok(())
+    Ok(placed)
 }
 
 impl AttemptShared {

@@ -17,14 +17,15 @@ use mallorn_runtime::task::Shutdown;
 use mallorn_runtime::{grpc, task};
 use parking_lot::Mutex;
 use prometheus::Registry;
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 /// The instance and the wire number that the fake tells.
 pub(crate) const INSTANCE: u64 = 77;
 pub(crate) const WIRE: u32 = 5;
-const WORKER: WorkerId = WorkerId(3);
-const INCARNATION: u64 = 9;
+pub(crate) const WORKER: WorkerId = WorkerId(3);
+pub(crate) const INCARNATION: u64 = 9;
 
 /// What the fake lifecycle manager answers; a test changes what it wants to be wrong.
 #[derive(Clone, Debug)]
@@ -84,6 +85,7 @@ pub(crate) fn next_epochs(script: &Script, asked: &[v1::ReviveOne]) -> v1::Reviv
 pub(crate) struct FakeLifecycle {
     pub(crate) address: String,
     pub(crate) script: Arc<Mutex<Script>>,
+    calls: watch::Receiver<usize>,
     shutdown: Shutdown,
 }
 
@@ -126,10 +128,17 @@ impl FakeLifecycle {
         };
         let script = Arc::new(Mutex::new(script));
         let shutdown = Shutdown::new();
-        let routes = Routes::new(LifecycleServer::new(Service { script: Arc::clone(&script) }));
+        let (called, calls) = watch::channel(0);
+        let routes = Routes::new(LifecycleServer::new(Service { script: Arc::clone(&script), called }));
         let stop = shutdown.clone();
         task::spawn(async move { grpc::serve(listener, routes, stop).await });
-        Self { address: own, script, shutdown }
+        Self { address: own, script, calls, shutdown }
+    }
+
+    /// Waits until it was called so.
+    pub(crate) async fn until(&self, name: &str) {
+        let mut calls = self.calls.clone();
+        calls.wait_for(|_| self.script.lock().count(name) > 0).await.unwrap();
     }
 
     pub(crate) async fn client(&self, config: ClientConfig) -> ShuffleClient {
@@ -139,15 +148,20 @@ impl FakeLifecycle {
 
 struct Service {
     script: Arc<Mutex<Script>>,
+    called: watch::Sender<usize>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Service {
     fn answer<T>(&self, name: &'static str, from: impl FnOnce(&mut Script) -> T) -> Reply<T> {
-        let mut script = self.script.lock();
-        script.calls.push(name);
-        Ok(Response::new(from(&mut script)))
+        let answer = {
+            let mut script = self.script.lock();
+            script.calls.push(name);
+            from(&mut script)
+        };
+        self.called.send_modify(|calls| *calls += 1);
+        Ok(Response::new(answer))
     }
 }
 
@@ -286,8 +300,7 @@ async fn serve(stream: Stream, rule: &Mutex<Rule>, seen: &Mutex<Vec<Asked>>) {
         }
         let asked = Asked { kind: Kind::from_wire(kind).unwrap(), header, body };
         let answer = if asked.kind == Kind::Hello {
-            let welcome =
-                Welcome { version: 1, body_limit: BODY_BYTES_DEFAULT, incarnation: Incarnation(INCARNATION) };
+            let welcome = Welcome { version: 1, body_limit: BODY_BYTES_DEFAULT, incarnation: Incarnation(INCARNATION) };
             let mut header = Vec::new();
             welcome.encode(&mut header);
             Some((Kind::Welcome as u8, header, Vec::new()))

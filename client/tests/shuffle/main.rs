@@ -2,16 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
+mod attempts;
 mod cluster;
+mod crowd;
 mod exactly_once;
 mod fakes;
 mod losses;
 mod nonsense;
 mod refusals;
+mod restarts;
 
 use std::collections::BTreeMap;
 
-use mallorn_client::{MapAttempt, ReadError, ReadRequest, Reader, ShuffleClient};
+use mallorn_client::{Batch, MapAttempt, ReadError, ReadRequest, Reader, ShuffleClient};
 
 /// Units that were read: how often each.
 pub(crate) type Units = BTreeMap<Vec<u8>, u32>;
@@ -48,15 +51,20 @@ pub(crate) async fn read_all(client: &ShuffleClient, request: ReadRequest) -> Re
 pub(crate) async fn drain(reader: &mut Reader) -> Result<Units, ReadError> {
     let mut read = Units::new();
     while let Some(batch) = reader.next().await? {
-        let mut rest = &batch.data[..];
-        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-            let (unit, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
-            *read.entry(unit.to_vec()).or_default() += 1;
-            rest = tail;
-        }
-        assert!(rest.is_empty(), "a batch holds whole units");
+        count(&mut read, &batch);
     }
     Ok(read)
+}
+
+/// Counts the units of a batch.
+pub(crate) fn count(read: &mut Units, batch: &Batch) {
+    let mut rest = &batch.data[..];
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let (unit, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
+        *read.entry(unit.to_vec()).or_default() += 1;
+        rest = tail;
+    }
+    assert!(rest.is_empty(), "a batch holds whole units");
 }
 
 pub(crate) fn expected<'a>(units: impl IntoIterator<Item = &'a (u32, Vec<u8>)>) -> Units {

@@ -3,7 +3,7 @@
 use mallorn_client::{LifecycleError, PushError, ReadError, ReadRequest, Token};
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
 use mallorn_proto::id::{Attempt, BatchId, Instance, MapId, Partition, ShuffleId};
-use mallorn_proto::message::{Fetch, Fetched, Kind, Opened, PushMerged, PushReply};
+use mallorn_proto::message::{Failure, Fetch, Fetched, Kind, Opened, PushMerged, PushReply};
 use mallorn_proto::status::Status;
 use mallorn_proto::v1;
 use mallorn_proto::v1::revived::Outcome;
@@ -14,7 +14,7 @@ use crate::fakes::{
 };
 
 /// Answers a push with this status for each batch.
-fn statuses(asked: &Asked, status: Status) -> Answer {
+pub(crate) fn statuses(asked: &Asked, status: Status) -> Answer {
     let count = match asked.kind {
         Kind::Push => 1,
         _ => PushMerged::decode(&asked.header, asked.body.len()).unwrap().parts().len(),
@@ -291,6 +291,32 @@ async fn a_worker_s_nonsense_about_a_read_is_a_loss_after_a_few_tries() {
 }
 
 #[tokio::test]
+async fn read_ahead_holds_no_memory_while_its_worker_is_away() {
+    let served = Served::letters(2);
+    let rule = served.clone();
+    let worker = FakeWorker::start(move |asked| {
+        if asked.kind == Kind::Fetch && Fetch::decode(&asked.header).unwrap().offset > 0 {
+            let failure = Failure { request: asked.request(), status: Status::Busy, text: String::new() };
+            let mut header = Vec::new();
+            failure.encode(&mut header);
+            return Some((Kind::Failure as u8, header, Vec::new()));
+        }
+        rule.answer(asked)
+    })
+    .await;
+    let driver = served.planned(&worker.address).await;
+    // Room for three readers, or for two and what is fetched ahead.
+    let memory = mallorn_runtime::config::ByteSize(4 * u64::from(mallorn_proto::limits::BODY_BYTES_DEFAULT));
+    let client = driver.client(mallorn_client::ClientConfig { memory, ..hasty() }).await;
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        let mut reader = client.read(by_token()).await.unwrap();
+        assert!(reader.next().await.unwrap().is_some());
+        readers.push(reader);
+    }
+}
+
+#[tokio::test]
 async fn a_reader_dropped_half_way_closes_its_stream() {
     let served = Served::letters(4);
     let rule = served.clone();
@@ -329,7 +355,9 @@ async fn a_lifecycle_manager_s_nonsense_about_a_read_is_refused() {
         |script| script.plan.partitions[0].locations[0].worker = 1,
         |script| script.plan.partitions[0].locations[0].location = None,
         |script| script.plan.partitions[0].locations[0].location = Some(location(1, 0)),
-        |script| script.plan.partitions[0].locations[0].location = Some(v1::LocationId { shuffle: 6, ..location(0, 0) }),
+        |script| {
+            script.plan.partitions[0].locations[0].location = Some(v1::LocationId { shuffle: 6, ..location(0, 0) })
+        },
     ];
     let served = Served::letters(1);
     for (number, change) in changes.into_iter().enumerate() {

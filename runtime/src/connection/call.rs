@@ -25,6 +25,8 @@ const WRITE_BYTES: usize = 1024 * 1024;
 /// How long a worker may leave a connection unread while it makes room (a rule of the protocol); only a worker that takes
 /// too little for longer than this and the window of the pace rule is given up.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// How long after a failed write the reader may still find out why the worker closed the connection.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bounds of a calling connection.
 #[derive(Clone, Copy, Debug)]
@@ -256,6 +258,8 @@ fn answer_to_hello(address: &str, kind: u8, header: &[u8]) -> Result<Welcome, Op
 async fn write_frames(mut outbound: Outbound, mut frames: mpsc::Receiver<Frame>, waiting: Arc<Waiting>) {
     let written = waiting.over.or(write_queued(&mut outbound, &mut frames)).await;
     if let Some(Err(error)) = written {
+        // A worker that closes says why: the reader may be about to hear it.
+        let _ = clock::timeout(LAST_WORDS_WITHIN, waiting.over.wait()).await;
         waiting.close(&format!("write: {error}"));
     }
     outbound.close().await;

@@ -49,7 +49,10 @@ fn frame(kind: u8, header: &[u8], body: &[u8]) -> Vec<u8> {
 
 /// Bytes that differ from place to place.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
-    (0..length).map(|at| ((at * 31 + seed * 17 + at / 251) % 256) as u8).collect()
+    let word = |at: usize| (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ (seed as u64) << 1).to_le_bytes();
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(word).collect();
+    bytes.truncate(length);
+    bytes
 }
 
 /// A frame's type, header and body.

@@ -18,6 +18,7 @@ use mallorn_runtime::random::Random;
 use mallorn_runtime::{clock, task};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
 use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Task, World};
 use crate::faults::Phase;
@@ -38,7 +39,7 @@ pub(crate) struct Job {
 /// Runs the whole job; the simulation is over when it returns.
 pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue>) -> turmoil::Result {
     // As a task of its own: where the driver is taken down, nothing of it outlives its clock.
-    task::spawn(async move {
+    let whole = task::spawn(async move {
         let manager = start(&world).await;
         let job = Arc::new(Job { world, manager, mappers, reducers, next_read: Mutex::new(0) });
         let shuffles = job.world.shape.shuffles;
@@ -48,9 +49,9 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
         }
         job.world.board.want_calm();
         audit::nothing_left(job).await;
-        Ok(())
-    })
-    .await?
+        Ok::<_, JoinError>(())
+    });
+    Ok(whole.await??)
 }
 
 async fn start(world: &World) -> LifecycleManager {

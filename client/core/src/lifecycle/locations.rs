@@ -11,7 +11,7 @@
 //!
 //! Owns: states and what must be placed next. Does not own: picking workers, or reserving.
 //!
-//! Memory: about 90 bytes for a partition with one epoch, about 50 more for each further one.
+//! Memory: about 75 bytes for a partition with one epoch, 48 more for each further one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

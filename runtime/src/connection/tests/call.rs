@@ -341,6 +341,21 @@ async fn the_end_of_a_connection_fails_every_call_with_its_reason() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_closes_in_the_middle_of_a_push_is_heard() {
+    let _held = hold_clock();
+    let (connection, worker) = connect(LIMITS).await;
+    let mut push = pin!(call(&connection, vec![Bytes::from(vec![0; 64 * MIB])], None));
+    stall(push.as_mut()).await;
+    let Worker { inbound, mut outbound } = worker;
+    let failure = Failure { request: 0, status: Status::TooLarge, text: "a body too large".to_owned() };
+    outbound.push(FAILURE, |out| failure.encode(out));
+    outbound.flush().await.unwrap();
+    // With bytes unread in its socket, the connection is reset.
+    drop((inbound, outbound));
+    assert_eq!(push.await.unwrap_err(), closed("closed by the worker (too_large): a body too large"));
+}
+
 #[tokio::test]
 async fn a_message_without_an_answer_is_sent_and_fails_once_the_connection_is_closed() {
     let (connection, mut worker) = connect(LIMITS).await;

@@ -85,6 +85,8 @@ impl Model {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn slots_never_overlap_nothing_leaks_and_all_comes_back(steps in prop::collection::vec(step(), 0..300)) {
         let ledger = Ledger::new(20 * MIB, BODY).unwrap();
