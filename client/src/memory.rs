@@ -234,7 +234,7 @@ mod tests {
         let held = memory.try_take(Share::Read, 300).unwrap();
         let mut first = Box::pin(memory.take(Share::Read, 300));
         assert!(once(first.as_mut()).await.is_pending());
-        let next = tokio::spawn({
+        let next = mallorn_runtime::task::spawn({
             let memory = Arc::clone(&memory);
             async move { memory.take(Share::Read, 100).await.bytes() }
         });

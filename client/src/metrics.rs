@@ -13,6 +13,8 @@ pub struct ClientStats {
     pub sent_bytes: u64,
     /// Batches that workers have taken.
     pub batches: u64,
+    /// Batches that a worker refused; they were pushed again.
+    pub refused_batches: u64,
     /// Batches that were refused, or whose fate is not known, and that were pushed again.
     pub repushed_batches: u64,
     /// Next epochs asked for.
@@ -89,12 +91,13 @@ impl Metrics {
     }
 
     pub(crate) fn stats(&self) -> ClientStats {
-        let repushed = REPUSH_CAUSES.iter().map(|cause| self.repushed_batches.with_label_values(&[*cause]).get());
+        let repushed = |cause: &str| self.repushed_batches.with_label_values(&[cause]).get();
         ClientStats {
             pushed_bytes: self.pushed_bytes.get(),
             sent_bytes: self.sent_bytes.get(),
             batches: self.batches.get(),
-            repushed_batches: repushed.sum(),
+            refused_batches: repushed("hard_split") + repushed("bad_checksum"),
+            repushed_batches: REPUSH_CAUSES.into_iter().map(repushed).sum(),
             revives: self.revives.get(),
             fetched_bytes: self.fetched_bytes.get(),
             delivered_batches: self.delivered_batches.get(),

@@ -257,7 +257,7 @@ impl<'a, W: Workload> Driver<'a, W> {
             }
         }
         if let Some(first) = losses.first() {
-            stage.note(&first.text);
+            stage.note(&format!("{} (reads with a loss: {})", first.text, losses.len()));
         }
         self.stages.push(("reduce", stage.finish()));
         self.make_anew(losses).await?;

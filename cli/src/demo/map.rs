@@ -1,4 +1,6 @@
-//! A map task: its rows are generated on a thread of their own, and each is pushed to its partition.
+//! A map task: its rows are generated on a thread of their own, and each is pushed to its partition. Generating is
+//! computing and reading files: on the threads that serve connections it would delay every push and every ack, and it
+//! was measured to take no less CPU there.
 //!
 //! Owns one attempt from its start to its end. Does not own which attempts are made (`driver`).
 
@@ -69,30 +71,6 @@ impl<W: Workload> Attempt<W> {
     }
 
     async fn push_all(&self, attempt: &mut MapAttempt) -> Result<AttemptEnd, MapError> {
-        if let Ok(n) = std::env::var("AB_INLINE") {
-            let n: u64 = n.parse().unwrap();
-            let mut source = self.workload.rows(self.table, self.map)?;
-            let mut row = Vec::new();
-            let (mut rows, mut bytes) = (0, 0);
-            while let Some(hash) = source.next_row(&mut row)? {
-                attempt.push(partition_of(hash, self.partitions), &row).await?;
-                rows += 1;
-                bytes += row.len() as u64;
-                if rows == n {
-                    self.counters.add(rows, bytes);
-                    (rows, bytes) = (0, 0);
-                    tokio::task::yield_now().await;
-                }
-            }
-            self.counters.add(rows, bytes);
-            let yielded = source.yielded();
-            let end = attempt.mapper_end().await?;
-            return Ok(if end.won {
-                AttemptEnd::Won(Winner { token: end.token, yielded })
-            } else {
-                AttemptEnd::Overtaken
-            });
-        }
         let mut rows = Rows::generate(Arc::clone(&self.workload), self.table, self.map, self.partitions);
         while let Some(chunk) = rows.next().await {
             self.push(attempt, &chunk).await?;

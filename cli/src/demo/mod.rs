@@ -47,7 +47,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) async fn demo(args: DemoArgs, started: Instant) -> ExitCode {
     match Box::pin(run(&args, started)).await {
         Ok(report) => {
-            report.died().for_each(|line| eprintln!("{line}"));
+            report.died().for_each(|line| complain(&line));
             print(&if args.json { report.to_json() } else { report.to_string() });
             ExitCode::SUCCESS
         }
@@ -55,7 +55,7 @@ pub(crate) async fn demo(args: DemoArgs, started: Instant) -> ExitCode {
             if args.json && error.exit_code() == 1 {
                 print(&serde_json::json!({ "verified": false, "error": error.to_string() }).to_string());
             }
-            eprintln!("{error}");
+            complain(&error.to_string());
             ExitCode::from(error.exit_code())
         }
     }
@@ -64,6 +64,11 @@ pub(crate) async fn demo(args: DemoArgs, started: Instant) -> ExitCode {
 /// Whoever reads our output may have seen enough, as `head` does.
 fn print(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Where standard error is closed nobody wants to know.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 async fn run(args: &DemoArgs, started: Instant) -> Result<Report, DemoError> {
@@ -79,7 +84,10 @@ async fn run(args: &DemoArgs, started: Instant) -> Result<Report, DemoError> {
         signal = signals.next() => Err(DemoError::Interrupted(signal)),
         outcome = shuffle_input(args, &settings, &mut session) => outcome,
     };
-    let processes = session.close(args.endpoint.is_some()).await;
+    if args.endpoint.is_some() {
+        session.tell_cluster(&mut signals).await;
+    }
+    let processes = session.close().await;
     let demo = ProcessFigures::new("demo", started.elapsed(), process::usage().unwrap_or_default(), Fate::Running);
     Ok(Report::new(args, root, outcome?, demo, processes))
 }
@@ -92,21 +100,28 @@ struct Session {
 }
 
 impl Session {
-    /// Ends it. A cluster of our own is simply killed; a running one is told that the application is over.
-    async fn close(self, tell: bool) -> Vec<ProcessFigures> {
-        if let Some(lifecycle) = self.lifecycle
-            && tell
-        {
-            match clock::timeout(STOP_WITHIN, lifecycle.stop()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => eprintln!("can't end the application: {error}; its lease will"),
-                Err(elapsed) => eprintln!("can't end the application: {elapsed}; its lease will"),
-            }
+    /// Tells a cluster that goes on that the application is over, unless a signal says that there is no time for that.
+    async fn tell_cluster(&mut self, signals: &mut Signals) {
+        let Some(lifecycle) = self.lifecycle.take() else { return };
+        let told = tokio::select! {
+            biased;
+            _ = signals.next() => Err("interrupted".to_owned()),
+            told = clock::timeout(STOP_WITHIN, lifecycle.stop()) => match told {
+                Ok(told) => told.map_err(|error| error.to_string()),
+                Err(elapsed) => Err(elapsed.to_string()),
+            },
+        };
+        if let Err(why) = told {
+            complain(&format!("the cluster was not told that the application is over: {why}; its lease will end it"));
         }
+    }
+
+    /// Ends it. A cluster of our own is simply killed, and the application with it.
+    async fn close(self) -> Vec<ProcessFigures> {
         let Some(cluster) = self.cluster else { return Vec::new() };
         let (figures, removed) = cluster.close().await;
         if let Err(error) = removed {
-            eprintln!("can't remove the temporary folder: {error}");
+            complain(&format!("can't remove the temporary folder: {error}"));
         }
         figures
     }
@@ -155,7 +170,8 @@ async fn shuffle<W: Workload>(
     preparing.await??;
     let mut stages = vec![("start", stage.finish())];
 
-    let Session { cluster, lifecycle: Some(lifecycle) } = session else { unreachable!("it was just started") };
+    let Session { cluster, lifecycle } = session;
+    let lifecycle = lifecycle.as_ref().expect("it was started with the client");
     let driver = Driver::register(Arc::clone(&workload), args, lifecycle, client.clone(), cluster.as_mut()).await?;
     let shuffled = driver.run().await?;
     let verified = verify::verify(&workload, &shuffled).await?;

@@ -68,7 +68,7 @@ pub(crate) struct DemoArgs {
     pub(super) tokens: bool,
 
     /// Uses the running cluster of this master instead of one of its own
-    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, conflicts_with_all = ["workers", "memory", "kill_worker", "duplicate_attempts"])]
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, conflicts_with_all = ["workers", "memory", "kill_worker"])]
     pub(super) endpoint: Option<String>,
 
     /// Prints one JSON object with everything instead of text
@@ -181,7 +181,6 @@ mod tests {
     fn options_that_make_no_sense_together_are_refused() {
         for line in [
             &["--endpoint", "a:1", "--kill-worker"][..],
-            &["--endpoint", "a:1", "--duplicate-attempts"],
             &["--endpoint", "a:1", "--memory", "1GiB"],
             &["--endpoint", "a:1", "--workers", "2"],
             &["--input", "a.csv", "--key", "k", "--scale", "1"],

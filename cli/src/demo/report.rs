@@ -54,6 +54,8 @@ struct Traffic {
     fetched_bytes: u64,
     /// Batches that workers took.
     batches: u64,
+    /// Batches that a worker refused.
+    refused_batches: u64,
     /// Batches that were pushed again, because a worker refused them or did not answer.
     repushed_batches: u64,
     /// New locations that were asked for.
@@ -71,6 +73,7 @@ impl From<ClientStats> for Traffic {
             sent_bytes: stats.sent_bytes,
             fetched_bytes: stats.fetched_bytes,
             batches: stats.batches,
+            refused_batches: stats.refused_batches,
             repushed_batches: stats.repushed_batches,
             revives: stats.revives,
             skipped_batches: stats.skipped_batches,
@@ -199,8 +202,9 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "batches      {} taken, {} refused or unanswered and pushed again, {} revives, {} skipped by readers",
+            "batches      {} taken, {} refused, {} pushed again, {} revives, {} skipped by readers",
             HumanCount(traffic.batches),
+            HumanCount(traffic.refused_batches),
             HumanCount(traffic.repushed_batches),
             HumanCount(traffic.revives),
             HumanCount(traffic.skipped_batches),

@@ -7,7 +7,7 @@ mod ending;
 mod local;
 mod ready;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,7 +99,8 @@ fn exit(outcome: Result<(), RoleError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            // Where standard error is closed nobody wants the reason.
+            let _ = writeln!(io::stderr(), "{error}");
             ExitCode::from(error.exit_code())
         }
     }

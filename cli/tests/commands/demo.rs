@@ -2,6 +2,9 @@
 
 use super::support::{Place, exit_code, line_starting, lines, signal};
 
+/// Where nobody is killed nothing may be lost, however busy the machine.
+const PATIENT: &str = "--set master.worker_lease=60s";
+
 /// A file whose keys and fields hold everything that makes CSV hard.
 fn awkward_csv(records: usize) -> String {
     let long = "long ".repeat(5000);
@@ -22,7 +25,8 @@ fn awkward_csv(records: usize) -> String {
 #[tokio::test]
 async fn tpch_prints_the_answer_and_the_figures() {
     let place = Place::new();
-    let said = place.run("demo --scale 0.001 --workers 2 --mappers 3 --partitions 5", &[]).await;
+    let line = format!("demo {PATIENT} --scale 0.001 --workers 2 --mappers 3 --partitions 5");
+    let said = place.run(&line, &[]).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     place.assert_nothing_left();
     assert!(said.out.starts_with("ship mode   high priority   low priority\nMAIL "), "{}", said.out);
@@ -72,7 +76,8 @@ async fn a_worker_killed_between_commit_and_read_starts_the_next_generation() {
 async fn csv_with_quotes_commas_newlines_empty_and_long_keys_verifies() {
     let place = Place::new();
     let input = place.file("rows.csv", awkward_csv(3000));
-    let report = place.verified("--key name --codec zstd --mappers 5 --partitions 7 --input", &[&input]).await;
+    let line = format!("{PATIENT} --key name --codec zstd --mappers 5 --partitions 7 --input");
+    let report = place.verified(&line, &[&input]).await;
     let answer = &report["answer"];
     assert_eq!((&answer["rows"], &report["rows"]), (&3000.into(), &3000.into()));
     // Beside the numbered ones: the quoted name, the empty one, the one of two lines, and three long ones.
@@ -89,7 +94,7 @@ async fn csv_with_quotes_commas_newlines_empty_and_long_keys_verifies() {
 async fn readers_that_name_tokens_have_only_lost_maps_run_again() {
     let place = Place::new();
     let input = place.file("rows.csv", awkward_csv(2000));
-    let report = place.verified("--key name --tokens --input", &[&input]).await;
+    let report = place.verified(&format!("{PATIENT} --key name --tokens --input"), &[&input]).await;
     assert_eq!((&report["generations"], &report["maps_again"]), (&1.into(), &0.into()));
     let line = "--key name --tokens --kill-worker --duplicate-attempts --mappers 16 --input";
     let report = place.verified(line, &[&input]).await;

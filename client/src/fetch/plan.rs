@@ -156,6 +156,10 @@ impl Plan {
             if !reply.pending {
                 return Ok(reply);
             }
+            if self.by_tokens() {
+                // The first call has started the commit; naming the generation keeps the next ones from doing it again.
+                request.generation = Some(reply.generation);
+            }
             if left.is_zero() {
                 let waiting_for = format!("the end of shuffle {}'s stage", self.request.shuffle);
                 return Err(ReadError::TimedOut { waiting_for });

@@ -24,7 +24,8 @@ pub(super) async fn read(
     let deadline = clock::now() + wait;
     let mut changes = shared.changes.subscribe();
     let mut generation = begin(shared, &request)?;
-    if request.by_tokens {
+    // Only the read's first call names no generation: what is opened after it is not the read's business.
+    if request.by_tokens && request.generation.is_none() {
         let partitions = range(request.partitions)?;
         commit::start(shared, request.shuffle, generation, partitions);
     }

@@ -291,6 +291,22 @@ async fn a_body_at_more_than_the_pace_arrives_however_long_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_frame_has_a_window_of_its_own() {
+    let _held = hold_clock();
+    let (mut inbound, _, mut far) = reader(MIB).await;
+    for length in [1000, 2 * BUFFER, 1000, 2 * BUFFER, 1000] {
+        let bytes = frame(66, &[1; 8], &pattern(length, 1));
+        far.write_all(&bytes[..100]).await.unwrap();
+        let mut read = Box::pin(next(&mut inbound));
+        stall(read.as_mut()).await;
+        advance(6 * SECOND).await;
+        let (read, wrote) = tokio::join!(read, far.write_all(&bytes[100..]));
+        wrote.unwrap();
+        assert!(read.unwrap().unwrap().2 == pattern(length, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_spent_not_reading_is_not_the_peer_s_fault() {
     let _held = hold_clock();
     let (mut inbound, _, mut far) = reader(MIB).await;
