@@ -20,9 +20,7 @@ use turmoil::net as platform;
 
 /// A silent connection is probed after this long, and as often again as [`KEEP_ALIVE_INTERVAL`] allows, so that a peer
 /// whose machine has vanished does not hold a connection for ever. A peer that merely has nothing to say answers.
-#[cfg(not(feature = "sim"))]
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
-#[cfg(not(feature = "sim"))]
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Accepts connections.
@@ -119,9 +117,13 @@ impl ReadHalf {
     pub async fn readable(&mut self) -> io::Result<()> {
         #[cfg(not(feature = "sim"))]
         return self.0.readable().await;
-        // The simulated network answers no such question, but shows a byte without taking it.
+        // The simulated network answers no such question, but shows a byte without taking it. It has no probes either: a
+        // connection that is silent for so long is dead, for none of them is idle for that long and still in use.
         #[cfg(feature = "sim")]
-        self.0.peek(&mut [0]).await.map(|_| ())
+        return match clock::timeout(KEEP_ALIVE_IDLE + KEEP_ALIVE_INTERVAL, self.0.peek(&mut [0])).await {
+            Ok(peeked) => peeked.map(|_| ()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
     }
 
     /// Reads what is there without waiting, at most as much as `into` holds; `None` when nothing is, 0 bytes at the end

@@ -78,7 +78,8 @@ fn same_bytes(seeds: u64, first_seed: u64) -> bool {
 }
 
 fn same_files(disk: &Disk, first: &Path, second: &Path) -> bool {
-    let read = |path: &PathBuf| disk.read(path, TRACE_BYTES_MAX).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let read =
+        |path: &PathBuf| disk.read(path, TRACE_BYTES_MAX).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     match (read(&first.to_owned()), read(&second.to_owned())) {
         (Ok(one), Ok(other)) => same(&one, &other),
         (Err(error), _) | (_, Err(error)) => {

@@ -30,9 +30,9 @@ impl Child {
 
     /// Waits for its end.
     pub(crate) fn output(self) -> Output {
-        let output = self.child.and_then(|child| {
-            child.wait_with_output().map_err(|error| format!("wait for a process: {error}\n"))
-        });
+        let output = self
+            .child
+            .and_then(|child| child.wait_with_output().map_err(|error| format!("wait for a process: {error}\n")));
         match output {
             Ok(output) => {
                 let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -47,11 +47,7 @@ impl Child {
 }
 
 /// Starts a child for each item and hands over what it came to, in the items' order.
-pub(crate) fn each<T>(
-    items: impl Iterator<Item = T>,
-    start: impl Fn(&T) -> Child,
-    mut take: impl FnMut(&T, Output),
-) {
+pub(crate) fn each<T>(items: impl Iterator<Item = T>, start: impl Fn(&T) -> Child, mut take: impl FnMut(&T, Output)) {
     let at_once = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut running = VecDeque::new();
     for item in items {

@@ -106,15 +106,20 @@ fn chosen(scenario: Option<Scenario>) -> Vec<Scenario> {
 /// Each run has a process of its own: they share nothing, and as many run at once as there are processors.
 fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
     let scenarios = chosen(scenario);
-    let runs = (first_seed..first_seed + seeds).flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
+    let runs =
+        (first_seed..first_seed + seeds).flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
     let (mut count, mut wrong) = (0, Vec::new());
-    children::each(runs, |(scenario, seed)| Child::replay(*scenario, *seed, &[]), |(scenario, seed), output| {
-        count += 1;
-        print!("{}", output.text);
-        if !output.good {
-            wrong.push(format!("{scenario} {seed}"));
-        }
-    });
+    children::each(
+        runs,
+        |(scenario, seed)| Child::replay(*scenario, *seed, &[]),
+        |(scenario, seed), output| {
+            count += 1;
+            print!("{}", output.text);
+            if !output.good {
+                wrong.push(format!("{scenario} {seed}"));
+            }
+        },
+    );
     println!("{count} runs, {} wrong{}{}", wrong.len(), if wrong.is_empty() { "" } else { ": " }, wrong.join(", "));
     wrong.is_empty()
 }

@@ -348,7 +348,8 @@ impl State {
 /// The units of a batch, if they are what was asked for and what the batch says.
 fn units_of(asked: &Asked, batch: &Delivered) -> Result<Vec<Unit>, String> {
     let Delivered { partition, map, data } = batch;
-    let units = read_units(data).map_err(|broken| format!("a batch of map {map}, partition {partition}: {broken:?}"))?;
+    let units =
+        read_units(data).map_err(|broken| format!("a batch of map {map}, partition {partition}: {broken:?}"))?;
     for unit in &units {
         let right = (unit.of.shuffle, unit.of.generation) == (asked.shuffle, asked.generation)
             && (unit.of.map, unit.partition) == (*map, *partition)

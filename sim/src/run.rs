@@ -123,7 +123,8 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
 /// numbers modulo a small power of two. A second run in one process is to begin where the first one did.
 fn align_task_numbers() {
     const MODULUS: u64 = 64;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers needs nothing");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers needs nothing");
     runtime.block_on(async {
         loop {
             let task = mallorn_runtime::task::spawn(async {});

@@ -15,7 +15,7 @@ use super::inbound::{Inbound, InboundError, Incoming};
 use super::outbound::{Frame, Outbound};
 use super::pace;
 use super::pool::{Buffer, Pool};
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::hash::Map;
 use crate::net::Stream;
 use crate::task::{self, Shutdown};
@@ -25,6 +25,9 @@ const WRITE_BYTES: usize = 1024 * 1024;
 /// How long a worker may leave a connection unread while it makes room (a rule of the protocol); only a worker that takes
 /// too little for longer than this and the window of the pace rule is given up.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// How long calls go unanswered, and nothing else is heard, before the connection is taken for dead: a machine or a way
+/// that has vanished breaks no connection.
+const SILENT_MAX: Duration = UNREAD_MAX.saturating_add(pace::WINDOW);
 /// How long after a failed write the reader may still find out why the worker closed the connection.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,17 @@ impl Drop for Inner {
 #[derive(Debug)]
 struct Waiting {
     state: Mutex<State>,
+    silence: Mutex<Silence>,
     over: Shutdown,
+}
+
+/// How long the worker has owed a sign of life.
+#[derive(Debug, Default)]
+struct Silence {
+    /// When it was first asked something since it was last heard.
+    since: Option<Instant>,
+    /// A large body is coming in, at a pace that is watched.
+    receiving: bool,
 }
 
 #[derive(Debug)]
@@ -158,7 +171,11 @@ impl Connection {
         inbound.limit_bodies(BODY_BYTES_MAX);
 
         let (queue, frames) = mpsc::channel(limits.window.max(1));
-        let waiting = Arc::new(Waiting { state: Mutex::new(State::Open(Map::default())), over: Shutdown::new() });
+        let waiting = Arc::new(Waiting {
+            state: Mutex::new(State::Open(Map::default())),
+            silence: Mutex::default(),
+            over: Shutdown::new(),
+        });
         task::spawn(write_frames(outbound, frames, Arc::clone(&waiting)));
         task::spawn(read_answers(inbound, Arc::clone(&waiting)));
         let window = Semaphore::new(limits.window.max(1));
@@ -183,7 +200,7 @@ impl Connection {
     /// there.
     ///
     /// Dropping the future gives the answer up, as the deadline does; a request that was queued is still sent, and its
-    /// body held until then.
+    /// body held until then. The connection goes on after a deadline, unless nothing at all was heard for 40 s.
     ///
     /// # Errors
     /// `Closed`, `TimedOut`, or `Failed` with what the peer answered.
@@ -192,12 +209,16 @@ impl Connection {
         let _permit = inner.window.acquire().await.map_err(|_| inner.waiting.reason())?;
         let (sender, receiver) = oneshot::channel();
         let _guard = inner.waiting.register(request, Waiter { sender, room })?;
+        inner.waiting.asked();
         let exchange = async {
             // The queue may be full of requests that were given up, when the worker takes nothing.
             inner.queue.send(frame).await.map_err(|_| inner.waiting.reason())?;
             receiver.await.map_err(|_| inner.waiting.reason())?
         };
-        clock::timeout(inner.call_within, exchange).await.unwrap_or(Err(CallError::TimedOut))
+        clock::timeout(inner.call_within, exchange).await.unwrap_or_else(|_| {
+            inner.waiting.close_if_silent();
+            Err(CallError::TimedOut)
+        })
     }
 
     /// Sends a message that has no answer. Waits while the queue is full; a worker that takes nothing ends that wait, and
@@ -302,13 +323,16 @@ async fn take_answers(inbound: &mut Inbound<Pool>, waiting: &Waiting) -> Result<
                 }
                 Incoming::Large { kind, header, body_length } => {
                     let header = header.to_vec();
+                    waiting.heard(true);
                     take_large(inbound, waiting, kind, &header, body_length).await?;
+                    waiting.heard(false);
                 }
             }
         }
         if !inbound.fill().await? {
             return Ok("closed by the worker".to_owned());
         }
+        waiting.heard(false);
     }
 }
 
@@ -377,6 +401,24 @@ impl Waiting {
         match &mut *self.state.lock() {
             State::Open(waiters) => waiters.remove(&request),
             State::Closed(_) => None,
+        }
+    }
+
+    fn asked(&self) {
+        self.silence.lock().since.get_or_insert_with(clock::now);
+    }
+
+    fn heard(&self, receiving: bool) {
+        *self.silence.lock() = Silence { since: None, receiving };
+    }
+
+    fn close_if_silent(&self) {
+        let silent = {
+            let silence = self.silence.lock();
+            !silence.receiving && silence.since.is_some_and(|since| since.elapsed() >= SILENT_MAX)
+        };
+        if silent {
+            self.close(&format!("nothing was heard of the worker for {} s", SILENT_MAX.as_secs()));
         }
     }
 

@@ -176,10 +176,7 @@ impl Running<'_> {
                 self.world.board.count("no space");
                 MapOutcome::NoSpace
             }
-            PushError::TooLarge { .. }
-            | PushError::Partition { .. }
-            | PushError::Refused { .. }
-            | PushError::Ended => {
+            PushError::TooLarge { .. } | PushError::Partition { .. } | PushError::Refused { .. } | PushError::Ended => {
                 self.world.oracle.violated(format_args!("{}: {error}", self.name));
                 MapOutcome::Failed
             }

@@ -43,7 +43,8 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
         let manager = start(&world).await;
         let job = Arc::new(Job { world, manager, mappers, reducers, next_read: Mutex::new(0) });
         let shuffles = job.world.shape.shuffles;
-        let running: Vec<_> = (0..shuffles).map(|shuffle| task::spawn(run_shuffle(Arc::clone(&job), shuffle))).collect();
+        let running: Vec<_> =
+            (0..shuffles).map(|shuffle| task::spawn(run_shuffle(Arc::clone(&job), shuffle))).collect();
         for shuffle in running {
             shuffle.await?;
         }

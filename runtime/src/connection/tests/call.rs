@@ -232,6 +232,40 @@ async fn a_call_without_an_answer_times_out_and_the_connection_goes_on() {
     }
 }
 
+/// A call that the worker reads and does not answer.
+async fn time_out(connection: &Connection, worker: &mut Worker) -> u64 {
+    let mut unanswered = pin!(call(connection, vec![], None));
+    assert!(poll(unanswered.as_mut()).is_pending());
+    let (request, _) = worker.request().await.unwrap();
+    advance(5 * SECOND).await;
+    assert_eq!(unanswered.await.unwrap_err(), CallError::TimedOut);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_of_which_nothing_is_heard_for_long_is_given_up() {
+    let _held = hold_clock();
+    let (connection, mut worker) = connect(LIMITS).await;
+    for _ in 0..7 {
+        let request = time_out(&connection, &mut worker).await;
+        // An answer that nobody waits for any more is a sign of life all the same.
+        worker.answer(REPLY, request, &[]).await;
+    }
+    let serve = async {
+        let (request, _) = worker.request().await.unwrap();
+        worker.answer(REPLY, request, &[]).await;
+    };
+    tokio::join!(call(&connection, vec![], None), serve).0.unwrap();
+    for number in 1..=8 {
+        time_out(&connection, &mut worker).await;
+        assert_eq!(connection.is_open(), number < 8, "after {} s", number * 5);
+    }
+    match call(&connection, vec![], None).await.unwrap_err() {
+        CallError::Closed { reason } => assert_eq!(reason, "nothing was heard of the worker for 40 s"),
+        other => panic!("{other}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_takes_nothing_times_every_call_out_and_is_given_up_at_last() {
     let _held = hold_clock();
