@@ -120,7 +120,7 @@ impl ShuffleClient {
         config.check().map_err(ConnectError::Config)?;
         let within = config.call_within.0;
         let mut link = Link::new(lifecycle, within, random.clone()).map_err(ConnectError::Address)?;
-        let request = v1::JoinRequest { client: format!("pid {}", std::process::id()) };
+        let request = v1::JoinRequest { client: format!("pid {}", task::process_id()) };
         let joined = link.call(|mut door| {
             let request = request.clone();
             async move { door.join(request).await }

@@ -1,15 +1,23 @@
 //! The client's byte budget as a place to wait at. Bytes are taken before they exist and given back by dropping a
 //! [`Permit`].
 //!
-//! Who waits is served in the order of coming, so that one who needs much is not passed for ever by many who need little.
+//! Who waits is served in the order of coming. Others may pass the first one for a moment, because attempts that go on
+//! where they are make larger batches than attempts that take turns; but not for longer, or who needs much would be passed
+//! for ever by many who need little.
+//!
 //! Read-ahead is bytes that nobody has asked for yet: it is dropped, and fetched again later, as soon as somebody waits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use mallorn_client_core::memory::{Budget, Share};
+use mallorn_runtime::clock::{self, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+/// How long whoever is first may be passed.
+const PASSED_FOR: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -20,10 +28,16 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 struct State {
     budget: Budget,
-    /// Who waits for the share of pushes, in the order of coming.
-    push: VecDeque<Arc<Waiter>>,
-    /// Who waits for the share of reads.
-    read: VecDeque<Arc<Waiter>>,
+    push: Queue,
+    read: Queue,
+}
+
+/// Who waits for a share, in the order of coming.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Waiter>>,
+    /// Since when the first one is that.
+    first_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,15 +62,15 @@ pub(crate) struct Permit {
 
 impl Memory {
     pub(crate) fn new(budget: Budget) -> Arc<Self> {
-        let state = State { budget, push: VecDeque::new(), read: VecDeque::new() };
+        let state = State { budget, push: Queue::default(), read: Queue::default() };
         Arc::new(Self { state: Mutex::new(state), read_ahead: Mutex::new(Vec::new()) })
     }
 
-    /// Takes bytes if there is room now, and nobody waits for the same.
+    /// Takes bytes if there is room now, and nobody has been first to wait for the same for long.
     pub(crate) fn try_take(self: &Arc<Self>, share: Share, bytes: u64) -> Option<Permit> {
         let taken = {
             let state = &mut *self.state.lock();
-            state.queue(share).is_empty() && state.budget.take(share, bytes)
+            state.queue(share).may_be_passed() && state.budget.take(share, bytes)
         };
         taken.then(|| self.permit(share, bytes))
     }
@@ -65,7 +79,8 @@ impl Memory {
     pub(crate) fn try_take_ahead(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let taken = {
             let state = &mut *self.state.lock();
-            state.push.is_empty() && state.read.is_empty() && state.budget.take(Share::Read, bytes)
+            let nobody_waits = state.push.waiting.is_empty() && state.read.waiting.is_empty();
+            nobody_waits && state.budget.take(Share::Read, bytes)
         };
         taken.then(|| self.permit(Share::Read, bytes))
     }
@@ -76,7 +91,7 @@ impl Memory {
             return permit;
         }
         let waiter = Arc::new(Waiter { bytes, turn: Notify::new() });
-        self.state.lock().queue(share).push_back(Arc::clone(&waiter));
+        self.state.lock().queue(share).enter(&waiter);
         let place = Place { memory: self, share, waiter };
         loop {
             self.reclaim();
@@ -92,7 +107,11 @@ impl Memory {
         self.state.lock().budget.largest()
     }
 
-    #[cfg(test)]
+    /// Bytes that are waited for in a share.
+    pub(crate) fn waited_for(&self, share: Share) -> u64 {
+        self.state.lock().queue(share).waiting.iter().map(|waiter| waiter.bytes).sum()
+    }
+
     pub(crate) fn held(&self, share: Share) -> u64 {
         self.state.lock().budget.held(share)
     }
@@ -122,18 +141,42 @@ impl Memory {
         let firsts = {
             let state = &mut *self.state.lock();
             change(state);
-            [state.push.front().cloned(), state.read.front().cloned()]
+            [state.push.waiting.front().cloned(), state.read.waiting.front().cloned()]
         };
         firsts.iter().flatten().for_each(|first| first.turn.notify_one());
     }
 }
 
 impl State {
-    fn queue(&mut self, share: Share) -> &mut VecDeque<Arc<Waiter>> {
+    fn queue(&mut self, share: Share) -> &mut Queue {
         match share {
             Share::Push => &mut self.push,
             Share::Read => &mut self.read,
         }
+    }
+}
+
+impl Queue {
+    fn enter(&mut self, waiter: &Arc<Waiter>) {
+        self.first_since.get_or_insert_with(clock::now);
+        self.waiting.push_back(Arc::clone(waiter));
+    }
+
+    fn is_first(&self, waiter: &Arc<Waiter>) -> bool {
+        self.waiting.front().is_some_and(|first| Arc::ptr_eq(first, waiter))
+    }
+
+    fn leave(&mut self, waiter: &Arc<Waiter>) {
+        if self.is_first(waiter) {
+            self.waiting.pop_front();
+            self.first_since = (!self.waiting.is_empty()).then(clock::now);
+        } else {
+            self.waiting.retain(|one| !Arc::ptr_eq(one, waiter));
+        }
+    }
+
+    fn may_be_passed(&self) -> bool {
+        self.first_since.is_none_or(|since| since.elapsed() < PASSED_FOR)
     }
 }
 
@@ -148,15 +191,14 @@ impl Place<'_> {
     /// Takes the bytes, if it is first and there is room.
     fn takes_its_turn(&self) -> bool {
         let state = &mut *self.memory.state.lock();
-        let first = state.queue(self.share).front().is_some_and(|first| Arc::ptr_eq(first, &self.waiter));
-        first && state.budget.take(self.share, self.waiter.bytes)
+        state.queue(self.share).is_first(&self.waiter) && state.budget.take(self.share, self.waiter.bytes)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         // There may be room for the next one, too, and it was told to nobody but this one.
-        self.memory.change(|state| state.queue(self.share).retain(|one| !Arc::ptr_eq(one, &self.waiter)));
+        self.memory.change(|state| state.queue(self.share).leave(&self.waiter));
     }
 }
 
@@ -210,12 +252,15 @@ mod tests {
         poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_needs_much_is_not_passed_by_who_needs_little() {
         let memory = memory();
         let mut held: Vec<_> = (0..3).map(|_| memory.try_take(Share::Push, 100).unwrap()).collect();
         let mut much = pin!(memory.take(Share::Push, 200));
         assert!(once(much.as_mut()).await.is_pending());
+        held.pop();
+        held.push(memory.try_take(Share::Push, 100).expect("for a moment it may be passed"));
+        clock::sleep(PASSED_FOR).await;
         let mut little = pin!(memory.take(Share::Push, 10));
         assert!(once(little.as_mut()).await.is_pending());
         held.pop();

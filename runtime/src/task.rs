@@ -29,6 +29,13 @@ pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
     Ok(output)
 }
 
+/// The number that the machine knows this process by, for logs. In simulation there is one process only, and its number
+/// is of the world outside: it is always 1.
+#[must_use]
+pub fn process_id() -> u32 {
+    if cfg!(feature = "sim") { 1 } else { std::process::id() }
+}
+
 /// Runs a future as a task of its own. Dropping the handle leaves it running.
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where

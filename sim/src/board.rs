@@ -3,7 +3,7 @@
 //! Owns the phases of the job as the faults are anchored at, and what the job waits for, to be named when it waits for
 //! too long. Does not own either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,9 +22,30 @@ pub(crate) struct Board {
 struct Inner {
     begun: Vec<(Phase, u32)>,
     calm_wanted: bool,
+    released: BTreeSet<u32>,
     doing: BTreeMap<String, String>,
     registries: BTreeMap<String, Registry>,
     counts: BTreeMap<&'static str, u64>,
+}
+
+/// Something that is being done.
+#[derive(Debug)]
+pub(crate) struct Doing {
+    board: Board,
+    who: String,
+}
+
+impl Doing {
+    /// Notes what it does now.
+    pub(crate) fn now(&self, what: impl fmt::Display) {
+        self.board.inner.lock().doing.insert(self.who.clone(), what.to_string());
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        self.board.inner.lock().doing.remove(&self.who);
+    }
 }
 
 impl Board {
@@ -47,13 +68,20 @@ impl Board {
         self.inner.lock().calm_wanted
     }
 
-    /// Notes what a part of the job does now.
-    pub(crate) fn doing(&self, who: impl fmt::Display, what: impl fmt::Display) {
-        self.inner.lock().doing.insert(who.to_string(), what.to_string());
+    /// The driver is about to release a shuffle: whoever was left to itself may hear of it.
+    pub(crate) fn releasing(&self, shuffle: u32) {
+        self.inner.lock().released.insert(shuffle);
     }
 
-    pub(crate) fn done(&self, who: impl fmt::Display) {
-        self.inner.lock().doing.remove(&who.to_string());
+    pub(crate) fn is_released(&self, shuffle: u32) -> bool {
+        self.inner.lock().released.contains(&shuffle)
+    }
+
+    /// Shows what a part of the job does, until that is dropped, with its process or by itself.
+    pub(crate) fn begin_doing(&self, who: impl fmt::Display) -> Doing {
+        let doing = Doing { board: self.clone(), who: who.to_string() };
+        doing.now("begins");
+        doing
     }
 
     /// What is being done, one line each.

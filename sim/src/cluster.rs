@@ -27,19 +27,13 @@ const WORKER_DATA_PORT: u16 = 9102;
 /// Puts all hosts into the simulation.
 pub(crate) fn add_hosts(sim: &mut Sim<'_>, world: &World) {
     add_master(sim, &world.settings);
-    for number in 0..world.settings.arenas_mib.len() {
-        add_worker(sim, world, number);
+    for (number, name) in (0..).zip(world.settings.workers()) {
+        add_worker(sim, world, &name, number);
     }
-    let executors = |role: &str, count: u32, first: u32| -> Vec<(String, u32, Queue)> {
-        (0..count).map(|n| (format!("{role}-{n}"), first + n, Queue::default())).collect()
-    };
-    let mappers = executors("mapper", world.settings.mappers, 0);
-    let reducers = executors("reducer", world.settings.reducers, world.settings.mappers);
-    for (name, number, queue) in mappers.iter().chain(&reducers) {
-        add_executor(sim, world, name, (*number, queue.clone()));
-    }
-    let queues = |executors: Vec<(String, u32, Queue)>| executors.into_iter().map(|(_, _, queue)| queue).collect();
-    sim.client("driver", job::drive(world.clone(), queues(mappers), queues(reducers)));
+    let hosts = (0..).zip(world.settings.executors());
+    let queues: Vec<_> = hosts.map(|(number, name)| add_executor(sim, world, &name, number)).collect();
+    let (mappers, reducers) = queues.split_at(world.settings.mappers as usize);
+    sim.client("driver", job::drive(world.clone(), mappers.to_vec(), reducers.to_vec()));
 }
 
 fn add_master(sim: &mut Sim<'_>, settings: &Settings) {
@@ -64,22 +58,21 @@ fn add_master(sim: &mut Sim<'_>, settings: &Settings) {
     });
 }
 
-fn add_worker(sim: &mut Sim<'_>, world: &World, number: usize) {
-    let name = format!("worker-{number}");
+fn add_worker(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) {
     let (disk, lives) = (Disk::simulated(), Rc::new(Cell::new(0)));
     let (seed, board) = (world.seed, world.board.clone());
     let config = WorkerConfig {
-        name: Some(name.clone()),
+        name: Some(name.to_owned()),
         master: format!("master:{MASTER_PORT}"),
         control_listen: any_address(WORKER_CONTROL_PORT),
         data_listen: any_address(WORKER_DATA_PORT),
         admin_listen: None,
-        advertised_host: Some(name.clone()),
+        advertised_host: Some(name.to_owned()),
         data_folders: vec![PathBuf::from("/data")],
-        memory: ByteSize::mib(world.settings.arenas_mib[number]),
+        memory: ByteSize::mib(world.settings.arenas_mib[number as usize]),
         ..WorkerConfig::default()
     };
-    let body_limit_bytes = world.settings.body_limit_bytes;
+    let (body_limit_bytes, name) = (world.settings.body_limit_bytes, name.to_owned());
     sim.host(name.clone(), move || {
         let (config, disk, board, name) = (config.clone(), disk.clone(), board.clone(), name.clone());
         let life = next(&lives);
@@ -89,7 +82,7 @@ fn add_worker(sim: &mut Sim<'_>, world: &World, number: usize) {
                 cluster: CLUSTER.to_owned(),
                 body_limit_bytes,
                 disk,
-                random: Random::seeded(derive(seed, "worker", &[number as u32, life])),
+                random: Random::seeded(derive(seed, "worker", &[number, life])),
                 registry: registry.clone(),
             };
             let _running = mallorn_worker::start(config, surroundings).await?;
@@ -99,9 +92,11 @@ fn add_worker(sim: &mut Sim<'_>, world: &World, number: usize) {
     });
 }
 
-fn add_executor(sim: &mut Sim<'_>, world: &World, name: &str, (number, queue): (u32, Queue)) {
-    let (world, lives) = (world.clone(), Rc::new(Cell::new(0)));
-    sim.host(name, move || engine::run(world.clone(), queue.clone(), number, next(&lives)));
+fn add_executor(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) -> Queue {
+    let (world, lives, queue) = (world.clone(), Rc::new(Cell::new(0)), Queue::default());
+    let kept = queue.clone();
+    sim.host(name, move || engine::run(world.clone(), kept.clone(), number, next(&lives)));
+    queue
 }
 
 fn next(lives: &Cell<u32>) -> u32 {

@@ -8,15 +8,14 @@
 //! | the machines and what runs on them | `cluster` |
 //! | the engine: driver, map attempts, readers | `job`, `engine`, `workload` |
 //! | the verdict | `oracle` |
-//! | the same seed twice, the same bytes | `check`, `trace` |
-
-#![forbid(unsafe_code)]
+//! | the same seed twice, the same bytes | `check`, `trace`, `entropy` |
 
 mod board;
 mod check;
 mod children;
 mod cluster;
 mod engine;
+mod entropy;
 mod faults;
 mod job;
 mod oracle;
@@ -26,7 +25,7 @@ mod setup;
 mod trace;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -65,14 +64,11 @@ enum Command {
         #[arg(long)]
         scenario: Option<Scenario>,
         /// Writes the trace to this file
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", requires = "scenario")]
         trace: Option<PathBuf>,
-        /// Runs it a second time in the same process, and compares
-        #[arg(long)]
-        twice: bool,
     },
-    /// Runs a few seeds twice in one process and once in another, and compares traces byte for byte; then sees whether
-    /// the oracle notices what is made wrong on purpose
+    /// Runs a few seeds twice and compares the traces byte for byte; then sees whether the oracle notices what is made
+    /// wrong on purpose
     Check {
         /// How many seeds, each in each scenario
         #[arg(long, default_value_t = 5)]
@@ -89,7 +85,8 @@ fn main() -> ExitCode {
     trace::catch_panics();
     let good = match Arguments::parse().command {
         Command::Run { seeds, first_seed, scenario } => run_seeds(seeds, first_seed, scenario),
-        Command::Replay { seed, scenario, trace, twice } => replay(seed, scenario, trace, twice),
+        Command::Replay { seed, scenario: Some(scenario), trace } => replay(seed, scenario, trace.as_deref()),
+        Command::Replay { seed, scenario: None, .. } => run_seeds(1, seed, None),
         Command::Check { seeds, first_seed } => check::all(seeds, first_seed),
         Command::List => {
             Scenario::ALL.iter().for_each(|scenario| println!("{:<8} {}", scenario.name(), scenario.about()));
@@ -124,20 +121,12 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
     wrong.is_empty()
 }
 
-fn replay(seed: u64, scenario: Option<Scenario>, trace: Option<PathBuf>, twice: bool) -> bool {
-    let mut traces = String::new();
-    let mut good = true;
-    for scenario in chosen(scenario) {
-        let report = run::run(scenario, seed, None);
-        good &= print(&report);
-        if twice {
-            let again = run::run(scenario, seed, None);
-            good &= check::same(&report.trace, &again.trace);
-        }
-        traces.push_str(&report.trace);
-    }
+/// The one run of this process.
+fn replay(seed: u64, scenario: Scenario, trace: Option<&Path>) -> bool {
+    let report = run::run(scenario, seed, None);
+    let good = print(&report);
     let Some(path) = trace else { return good };
-    match mallorn_runtime::disk::Disk::real().replace(&path, traces.as_bytes()) {
+    match mallorn_runtime::disk::Disk::real().replace(path, report.trace.as_bytes()) {
         Ok(()) => good,
         Err(error) => {
             println!("the trace is not written: {error}");

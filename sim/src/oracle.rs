@@ -185,11 +185,6 @@ impl Oracle {
         }
     }
 
-    /// The attempt of a token.
-    pub(crate) fn of_token(&self, shuffle: u32, token: u64) -> Option<AttemptName> {
-        self.state.lock().tokens.get(&(shuffle, token)).copied()
-    }
-
     /// Some unit of an attempt that has lost or failed: for the oracle's own tests.
     pub(crate) fn unit_of_a_loser(&self, asked: &Asked) -> Option<Unit> {
         let state = self.state.lock();

@@ -1,7 +1,7 @@
 //! One run: a scenario and a seed, from the first step to the verdict.
 //!
 //! Owns the loop that steps the simulation, strikes faults, and ends the run: when the job is done, when something was
-//! wrong, or when it takes too long. The same scenario and seed give the same trace, byte for byte.
+//! wrong, or when it takes too long.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,10 +42,15 @@ pub(crate) struct Report {
     pub(crate) trace: String,
 }
 
-/// Runs a seed of a scenario.
+/// Runs a seed of a scenario. The first run of a process is the same in every process; the next ones in it are not, for
+/// the async runtime counts its tasks and seeds over the whole process.
 pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report {
-    align_task_numbers();
-    trace::take_panics();
+    // What was drawn on the main thread before does not matter on a new one.
+    let run = std::thread::scope(|scope| scope.spawn(|| run_here(scenario, seed, sabotage)).join());
+    run.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report {
     let setup = scenario.draw(seed);
     let trace = Trace::default();
     let (oracle, board) = (Oracle::new(trace.clone()), Board::default());
@@ -90,8 +95,7 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
         .enable_random_order()
         .build();
     cluster::add_hosts(&mut sim, world);
-    let hosts = [settings.hosts(), vec!["driver".to_owned()]].concat();
-    let mut injector = Injector::new(schedule, settings.latency, hosts, world.trace.clone());
+    let mut injector = Injector::new(schedule, settings.latency, settings.hosts(), world.trace.clone());
     let failure = loop {
         let now = sim.elapsed();
         world.trace.advance(now);
@@ -117,23 +121,6 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
     };
     world.board.add("faults struck", u64::from(injector.struck()));
     (sim.elapsed(), failure)
-}
-
-/// Tokio numbers tasks over the whole process, and takes down those of a crashed host in an order that depends on their
-/// numbers modulo a small power of two. A second run in one process is to begin where the first one did.
-fn align_task_numbers() {
-    const MODULUS: u64 = 64;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers needs nothing");
-    runtime.block_on(async {
-        loop {
-            let task = mallorn_runtime::task::spawn(async {});
-            let number: u64 = task.id().to_string().parse().unwrap_or(MODULUS - 1);
-            if number % MODULUS == MODULUS - 1 {
-                break;
-            }
-        }
-    });
 }
 
 impl fmt::Display for Report {

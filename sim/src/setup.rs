@@ -88,12 +88,19 @@ pub(crate) struct JobShape {
 }
 
 impl Settings {
-    /// The names of all hosts but the driver's.
+    /// The workers' hosts.
+    pub(crate) fn workers(&self) -> Vec<String> {
+        numbered("worker", self.arenas_mib.len() as u32)
+    }
+
+    /// The hosts of whoever runs maps or reads.
+    pub(crate) fn executors(&self) -> Vec<String> {
+        [numbered("mapper", self.mappers), numbered("reducer", self.reducers)].concat()
+    }
+
+    /// All hosts.
     pub(crate) fn hosts(&self) -> Vec<String> {
-        let numbered = |role: &str, count: u32| (0..count).map(|n| format!("{role}-{n}")).collect::<Vec<_>>();
-        let workers = numbered("worker", self.arenas_mib.len() as u32);
-        let executors = [numbered("mapper", self.mappers), numbered("reducer", self.reducers)].concat();
-        [vec!["master".to_owned()], workers, executors].concat()
+        [vec!["master".to_owned(), "driver".to_owned()], self.workers(), self.executors()].concat()
     }
 
     pub(crate) fn client(&self) -> ClientConfig {
@@ -127,6 +134,10 @@ impl fmt::Display for Setup {
         writeln!(f, "job: {:?}", self.job)?;
         write!(f, "faults:\n{}", self.schedule)
     }
+}
+
+fn numbered(role: &str, count: u32) -> Vec<String> {
+    (0..count).map(|number| format!("{role}-{number}")).collect()
 }
 
 /// A seed for one part of a run, from the run's own.

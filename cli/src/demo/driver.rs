@@ -34,6 +34,8 @@ pub(super) struct Driver<'a, W: Workload> {
     /// The demo's own cluster, for faults.
     cluster: Option<&'a mut Cluster>,
     progress: Progress,
+    /// Tasks that run at once.
+    slots: usize,
     tables: Vec<TableState<W::Table>>,
     /// By partition.
     reduced: Vec<Option<Reduced<W>>>,
@@ -93,9 +95,20 @@ impl<'a, W: Workload> Driver<'a, W> {
             tables.push(TableState::new(table, shuffle, generation, maps));
         }
         let reduced = (0..args.partitions).map(|_| None).collect();
-        let (kill, progress) = (args.kill_worker, Progress::new());
-        let (killed, stages) = (None, Vec::new());
-        Ok(Self { workload, args, lifecycle, client, cluster, progress, tables, reduced, kill, killed, stages })
+        Ok(Self {
+            workload,
+            args,
+            lifecycle,
+            client,
+            cluster,
+            progress: Progress::new(),
+            slots: slots(),
+            tables,
+            reduced,
+            kill: args.kill_worker,
+            killed: None,
+            stages: Vec::new(),
+        })
     }
 
     /// Shuffles, again where something was lost.
@@ -131,7 +144,7 @@ impl<'a, W: Workload> Driver<'a, W> {
         // The attempts that go on, by map.
         let mut running: BTreeMap<MapTask, u32> = BTreeMap::new();
         loop {
-            while running.len() < slots()
+            while running.len() < self.slots
                 && let Some(task) = waiting.pop_front()
             {
                 for _ in 0..attempts_each {
@@ -236,7 +249,7 @@ impl<'a, W: Workload> Driver<'a, W> {
         let mut tasks = JoinSet::new();
         let mut losses = Vec::new();
         loop {
-            while tasks.len() < slots()
+            while tasks.len() < self.slots
                 && let Some(partition) = waiting.pop_front()
             {
                 let task = ReduceTask {
@@ -307,7 +320,8 @@ impl<'a, W: Workload> Driver<'a, W> {
     }
 }
 
-/// How many tasks run at once: one per core, at least two, as an engine's executor would.
+/// How many tasks run at once: one per core, at least two, as an engine's executor would. Asking the system takes a
+/// while.
 pub(super) fn slots() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).max(2)
 }

@@ -45,8 +45,13 @@ pub(super) enum DemoError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// The lifecycle manager.
-    #[error(transparent)]
-    Start(#[from] StartError),
+    #[error("{source}; is there a master at {master}?")]
+    Start {
+        /// The master's address.
+        master: String,
+        /// What happened.
+        source: StartError,
+    },
     /// The client.
     #[error("can't start the client: {0}")]
     Connect(#[from] ConnectError),
@@ -114,7 +119,7 @@ impl DemoError {
             | Self::Input(_)
             | Self::RowTooLarge { .. }
             | Self::Cluster(_)
-            | Self::Start(_)
+            | Self::Start { .. }
             | Self::Connect(_)
             | Self::Lifecycle { .. }
             | Self::Map { .. }

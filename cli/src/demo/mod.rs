@@ -198,7 +198,8 @@ async fn start(args: &DemoArgs, settings: &Loaded<Root>, session: &mut Session) 
     let random = Random::from_system();
     // A name of its own: a second demo on the same cluster must not fence the first.
     let application = format!("mallorn-demo-{:016x}", random.id());
-    let manager = LifecycleManager::start(&application, lifecycle, random.clone()).await?;
-    let manager = session.lifecycle.insert(manager);
+    let master = lifecycle.master.clone();
+    let manager = LifecycleManager::start(&application, lifecycle, random.clone()).await;
+    let manager = session.lifecycle.insert(manager.map_err(|source| DemoError::Start { master, source })?);
     Ok(ShuffleClient::connect(manager.address(), client, random, &Registry::new()).await?)
 }

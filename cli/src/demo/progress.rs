@@ -14,7 +14,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// How often a line is written.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-const BAR: &str = "{prefix:<7} [{bar:30}] {msg}";
+const BAR: &str = "{prefix:<7} [{bar:20}] {wide_msg}";
 
 /// What the tasks of a stage have done, added up.
 #[derive(Debug, Default)]

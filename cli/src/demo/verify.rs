@@ -28,9 +28,9 @@ pub(super) async fn verify<W: Workload>(workload: &Arc<W>, shuffled: &Shuffled<W
     let stage = Progress::new().stage("check", "parts", u64::from(workload.direct_parts()));
     let mut truth = W::Partial::default();
     let mut parts = JoinSet::new();
-    let mut waiting = 0..workload.direct_parts();
+    let (mut waiting, slots) = (0..workload.direct_parts(), slots());
     loop {
-        while parts.len() < slots()
+        while parts.len() < slots
             && let Some(part) = waiting.next()
         {
             let workload = Arc::clone(workload);

@@ -88,8 +88,7 @@ async fn run(args: LocalArgs) -> Result<(), RoleError> {
         tasks.join(STOP_WITHIN).await;
         master.stop().await;
     };
-    stop(&mut signals, stopping).await;
-    Ok(())
+    stop(&mut signals, stopping).await
 }
 
 async fn all_registered(workers: &mut [mallorn_worker::Running]) {

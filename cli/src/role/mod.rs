@@ -23,7 +23,7 @@ use prometheus::Registry;
 
 use crate::config_command::SettingsArgs;
 use crate::settings::Root;
-use crate::signals::Signals;
+use crate::signals::{EndSignal, Signals};
 use ending::Ending;
 
 pub(crate) use ending::ParentArgs;
@@ -83,13 +83,16 @@ enum RoleError {
     Worker(#[from] mallorn_worker::StartError),
     #[error("the {0} can't go on serving; its log says why")]
     Broken(Role),
+    #[error("told twice to end: ended at once")]
+    Forced(EndSignal),
 }
 
 impl RoleError {
-    /// 2 for what must be changed on the command line or in the settings, 1 for what failed.
+    /// 2 for what must be changed on the command line or in the settings, 1 for what failed, more for a signal.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Log(_) => 2,
+            Self::Forced(signal) => signal.exit_code(),
             Self::Signals(_) | Self::Metrics(_) | Self::Master(_) | Self::Worker(_) | Self::Broken(_) => 1,
         }
     }
@@ -120,10 +123,12 @@ async fn run_master(args: MasterArgs) -> Result<(), RoleError> {
     let ending = args.parent.ending(&mut signals, &shutdown).await;
     match ending {
         Ending::Told => stop(&mut signals, running.stop()).await,
-        Ending::Broken => return Err(RoleError::Broken(Role::Master)),
-        Ending::LeftBehind => args.parent.clean_up(),
+        Ending::Broken => Err(RoleError::Broken(Role::Master)),
+        Ending::LeftBehind => {
+            args.parent.clean_up();
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Runs a worker until it is told to end: exit code 0 then, 1 if it failed, 2 if its settings are wrong.
@@ -157,10 +162,12 @@ async fn run_worker(args: WorkerArgs) -> Result<(), RoleError> {
     };
     match ending {
         Ending::Told => stop(&mut signals, running.stop()).await,
-        Ending::Broken => return Err(RoleError::Broken(Role::Worker)),
-        Ending::LeftBehind => args.parent.clean_up(),
+        Ending::Broken => Err(RoleError::Broken(Role::Worker)),
+        Ending::LeftBehind => {
+            args.parent.clean_up();
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Reads the settings, starts the log, takes the signals over.
@@ -172,11 +179,11 @@ fn prepare(loader: Loader) -> Result<(Root, Signals), RoleError> {
 }
 
 /// Waits until everything has stopped in good order, or until a second signal.
-async fn stop(signals: &mut Signals, stopping: impl Future<Output = ()>) {
+async fn stop(signals: &mut Signals, stopping: impl Future<Output = ()>) -> Result<(), RoleError> {
     tokio::select! {
         biased;
-        _ = signals.next() => tracing::warn!("told again to end: end at once"),
-        () = stopping => {}
+        signal = signals.next() => Err(RoleError::Forced(signal)),
+        () = stopping => Ok(()),
     }
 }
 

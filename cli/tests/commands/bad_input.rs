@@ -81,7 +81,9 @@ async fn more_than_all_arenas_hold_is_no_space() {
 async fn a_cluster_that_is_not_there_is_told() {
     let place = Place::new();
     let file = place.file("rows.csv", "key\n1\n");
-    place.refused(1, &["master"], "demo --endpoint 127.0.0.1:1 --key key --input", &[&file]).await;
+    place
+        .refused(1, &["is there a master at 127.0.0.1:1?"], "demo --endpoint 127.0.0.1:1 --key key --input", &[&file])
+        .await;
 }
 
 #[tokio::test]

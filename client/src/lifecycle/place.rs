@@ -24,7 +24,7 @@ const EXCLUDE_LEAVING: Duration = Duration::from_secs(5);
 /// Between two tries to place a new shuffle.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Places all partitions of a generation that has just started; where some have no place `within`, that is `NoSpace`.
+/// Places all partitions of a generation that has just started (or was, so that nothing is left to do); where some have no place `within`, that is `NoSpace`.
 pub(super) async fn all(
     shared: &Arc<Shared>,
     shuffle: u32,
@@ -38,7 +38,7 @@ pub(super) async fn all(
         let left = shared.with(|truth| {
             let state = truth.lifecycle.generation(shuffle, generation)?;
             let mut left = (0, None);
-            for partition in (0..state.partitions()).map(Partition) {
+            for partition in (0..state.partitions()).map(Partition).filter(|partition| !state.was_placed(*partition)) {
                 match state.answer(partition) {
                     Revived::Open(_) | Revived::MapEnded | Revived::StageEnded => {}
                     Revived::Wanted => left.0 += 1,
@@ -75,7 +75,7 @@ fn want_again(shared: &Shared, shuffle: u32, generation: Generation) -> Result<(
     shared.with(|truth| {
         let state = truth.lifecycle.generation(shuffle, generation)?;
         for partition in (0..state.partitions()).map(Partition) {
-            if matches!(state.answer(partition), Revived::NoSpace(_)) {
+            if !state.was_placed(partition) && matches!(state.answer(partition), Revived::NoSpace(_)) {
                 state.locate(partition);
             }
         }

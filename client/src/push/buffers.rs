@@ -12,7 +12,7 @@ use crate::memory::Permit;
 /// The first buffer of a partition.
 const FIRST_BYTES: usize = 256;
 /// Memory taken from the budget at a time, so that small units do not ask for each of theirs.
-const SPARE_BYTES: u64 = 64 * 1024;
+pub(super) const SPARE_BYTES: u64 = 64 * 1024;
 
 /// A batch cut from a buffer.
 #[derive(Debug)]

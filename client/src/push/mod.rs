@@ -38,7 +38,7 @@ pub(crate) use table::Tables;
 
 use crate::client::Inner;
 use crate::error::{LifecycleError, PushError};
-use buffers::{Buffers, Cut};
+use buffers::{Buffers, Cut, SPARE_BYTES};
 use table::Table;
 
 /// Batches of at least this size go out on their own at once; smaller ones are gathered into one request.
@@ -313,7 +313,8 @@ impl AttemptShared {
     /// Waits for memory that the partition's buffer needs to take so many bytes more.
     async fn make_room(&self, partition: Partition, bytes: usize) -> Result<(), PushError> {
         let needed = self.going_on()?.buffers.needed(partition, bytes);
-        let permit = self.room(needed).await?;
+        // Who has to wait at all takes enough to go on for a while.
+        let permit = self.room(needed.max(SPARE_BYTES)).await?;
         self.going_on()?.buffers.keep_spare(permit);
         Ok(())
     }
@@ -328,14 +329,19 @@ impl AttemptShared {
             return Ok(permit);
         }
         let since = clock::now();
+        // What is on its way will be enough, if it is as much as all that is waited for: to flush more would only make
+        // small batches.
+        if in_flight(&self.client) < memory.waited_for(Share::Push) + bytes {
+            flush_fullest(&self.client, bytes);
+        }
         let mut taking = pin!(memory.take(Share::Push, bytes));
         let permit = loop {
             drop(self.going_on()?);
-            flush_fullest(&self.client, bytes);
             // Whoever fails meanwhile gives its bytes back, too; the check above is made again every so often.
             if let Ok(permit) = clock::timeout(send::CHECK, taking.as_mut()).await {
                 break permit;
             }
+            flush_fullest(&self.client, bytes);
         };
         self.client.metrics.push_wait_seconds.inc_by(since.elapsed().as_secs_f64());
         Ok(permit)
@@ -397,6 +403,13 @@ impl Drop for Sending {
         }
         self.shared.in_flight.send_modify(|count| *count -= 1);
     }
+}
+
+/// Bytes of the push share that attempts have given to their tasks that send.
+fn in_flight(client: &Inner) -> u64 {
+    let attempts: Vec<_> = client.attempts.lock().values().filter_map(std::sync::Weak::upgrade).collect();
+    let buffered: u64 = attempts.iter().map(|attempt| attempt.held()).sum();
+    client.memory.held(Share::Push).saturating_sub(buffered)
 }
 
 /// The attempts that have buffered most send their fullest partitions, until the bytes needed are on their way, and of

@@ -94,6 +94,10 @@ async fn tokens_name_what_is_read() {
         let read = read_all(&client, ReadRequest::new(0, 0..PARTITIONS).tokens(vec![ended.token])).await.unwrap();
         assert_eq!(read, expected(&units(attempt, 300, PARTITIONS)));
     }
+    // What the reads have closed is not opened again before somebody pushes.
+    let held = cluster.held_bytes();
+    driver.register(0, PARTITIONS, None).await.unwrap();
+    assert_eq!(cluster.held_bytes(), held);
     for wrong in [tokens.clone(), vec![mallorn_client::Token(1)]] {
         let error = read_all(&client, ReadRequest::new(0, 0..1).tokens(wrong)).await.unwrap_err();
         assert!(matches!(error, mallorn_client::ReadError::Lifecycle(error) if error.reason() == Some(Reason::Token)));

@@ -433,9 +433,8 @@ impl Waiting {
                 }
             }
         };
-        for waiter in waiters.into_values() {
-            let _ = waiter.sender.send(Err(CallError::Closed { reason: reason.to_owned() }));
-        }
+        // Each of them finds the reason in the state. Freed after the lock is let go.
+        drop(waiters);
         self.over.trigger();
     }
 

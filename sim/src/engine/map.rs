@@ -32,16 +32,14 @@ pub(crate) enum MapOutcome {
 
 pub(super) async fn run(world: &World, client: &ShuffleClient, task: MapTask) -> MapOutcome {
     let who = format!("attempt {}.{}.{}", task.shuffle, task.map, task.attempt);
-    world.board.doing(&who, "starts");
-    let outcome = match client.start_attempt(task.shuffle, task.map, task.attempt).await {
+    let doing = world.board.begin_doing(&who);
+    match client.start_attempt(task.shuffle, task.map, task.attempt).await {
         Ok(attempt) => {
-            world.board.doing(&who, "pushes and ends");
+            doing.now("pushes and ends");
             run_started(world, task, attempt).await
         }
         Err(error) => not_started(world, &who, &error),
-    };
-    world.board.done(&who);
-    outcome
+    }
 }
 
 fn not_started(world: &World, who: &str, error: &LifecycleError) -> MapOutcome {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mallorn_client::{Batch, Generation, ReadError, ReadRequest, Reader, ShuffleClient, Token};
+use mallorn_client::{Batch, Generation, ReadError, ReadRequest, Reader, Reason, ShuffleClient, Token};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
@@ -33,32 +33,29 @@ pub(crate) enum ReadOutcome {
     Whole { generation: Generation },
     /// Some of it is lost.
     Lost { generation: Generation, incomplete: Vec<Token> },
-    /// Another generation has started.
+    /// Another generation has started, or the shuffle was released: the driver did not wait for this read.
     Revoked,
     /// It may be tried again.
     Failed,
 }
 
 pub(super) async fn run(world: &World, client: &ShuffleClient, mut task: ReadTask) -> ReadOutcome {
-    let who = format!("read {}.{:?} number {}", task.shuffle, task.partitions, task.number);
-    world.board.doing(&who, "waits for its beginning");
+    let doing = world.board.begin_doing(format_args!("read {} of {}, {:?}", task.number, task.shuffle, task.partitions));
     let mut random = random(world.seed, "read", &[task.shuffle, task.number]);
-    let outcome = loop {
+    loop {
         let mut request = ReadRequest::new(task.shuffle, task.partitions.clone());
         request = task.maps.clone().map_or(request.clone(), |maps| request.maps(maps));
         request = task.tokens.clone().map_or(request.clone(), |tokens| request.tokens(tokens));
         match client.read(request).await {
-            Err(error) => break failed(world, &task, &error),
+            Err(error) => return failed(world, &task, &error),
             Ok(reader) => {
-                world.board.doing(&who, "reads");
+                doing.now("reads");
                 if let Some(outcome) = run_opened(world, &mut task, reader, &mut random).await {
-                    break outcome;
+                    return outcome;
                 }
             }
         }
-    };
-    world.board.done(&who);
-    outcome
+    }
 }
 
 /// `None` when the reader was dropped half-way.
@@ -127,6 +124,11 @@ fn failed(world: &World, task: &ReadTask, error: &ReadError) -> ReadOutcome {
         ReadError::Revoked { .. } => ReadOutcome::Revoked,
         ReadError::TimedOut { .. } | ReadError::NoRoom => ReadOutcome::Failed,
         ReadError::Lifecycle(error) if error.reason().is_none() => ReadOutcome::Failed,
+        ReadError::Lifecycle(error)
+            if error.reason() == Some(Reason::Released) && world.board.is_released(task.shuffle) =>
+        {
+            ReadOutcome::Revoked
+        }
         ReadError::Lifecycle(_) | ReadError::Decompress { .. } => {
             world.oracle.violated(format_args!("{task:?}: {error}"));
             ReadOutcome::Failed

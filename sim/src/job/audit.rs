@@ -34,9 +34,14 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
     .await;
     job.mappers.iter().chain(&job.reducers).for_each(|queue| queue.push(Task::Leave));
     clock::sleep(Duration::from_secs(2)).await;
-    let Job { world, manager, .. } = match Arc::try_unwrap(job) {
-        Ok(job) => job,
-        Err(job) => return job.world.oracle.violated("something of the job still runs at its end"),
+    board.doing("audit", "waits for tasks of the driver that were left to themselves");
+    let mut job = job;
+    let Job { world, manager, .. } = loop {
+        match Arc::try_unwrap(job) {
+            Ok(job) => break job,
+            Err(shared) => job = shared,
+        }
+        clock::sleep(AGAIN).await;
     };
     board.doing("audit", "ends the application");
     if let Err(error) = manager.stop().await {

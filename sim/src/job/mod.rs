@@ -56,28 +56,29 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
 }
 
 async fn start(world: &World) -> LifecycleManager {
+    let _doing = world.board.begin_doing("driver");
     let mut tries = 0;
     loop {
         tries += 1;
-        world.board.doing("driver", format_args!("starts the lifecycle manager, try {tries}"));
         let random = Random::seeded(derive(world.seed, "driver", &[tries]));
         match LifecycleManager::start(APPLICATION, world.settings.lifecycle(), random).await {
-            Ok(manager) => {
-                world.board.done("driver");
-                return manager;
-            }
+            Ok(manager) => return manager,
             Err(error) => world.trace.say(format_args!("the lifecycle manager does not start: {error}")),
         }
         clock::sleep(AGAIN).await;
     }
 }
 
-async fn run_shuffle(job: Arc<Job>, shuffle: u32) {
+async fn run_shuffle(job: Arc<Job>, number: u32) {
+    let doing = job.world.board.begin_doing(format_args!("shuffle {number}"));
+    let shuffle = Shuffle { job: &job, number, doing };
     match job.world.shape.kind {
-        JobKind::Winners => winners::run(&job, shuffle).await,
-        JobKind::Tokens => tokens::run(&job, shuffle).await,
+        JobKind::Winners => winners::run(&shuffle).await,
+        JobKind::Tokens => tokens::run(&shuffle).await,
     }
-    job.doing(shuffle, "releases");
+    shuffle.doing.now("releases");
+    let Shuffle { number: shuffle, .. } = shuffle;
+    job.world.board.releasing(shuffle);
     loop {
         match job.manager.release(shuffle).await {
             Ok(()) => break,

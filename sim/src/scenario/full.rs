@@ -23,7 +23,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     };
     let maps = random.random_range(3..=6);
     // Each alone fits, both together hardly ever do.
-    let bytes = random.random_range(16..26) * 1024 * 1024;
+    let bytes = random.random_range(20..31) * 1024 * 1024;
     let usual_bytes = 150_000;
     let job = JobShape {
         kind: JobKind::Winners,
@@ -40,8 +40,8 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     };
     let mut faults = Vec::new();
     if random.random_bool(0.3) {
-        let host = any("worker", settings.arenas_mib.len(), random);
-        let at = moment(&[Phase::Map, Phase::Read], 2000, random);
+        let host = any(&settings.workers(), random);
+        let at = moment(&[Phase::Map, Phase::Read], &settings, &job, random);
         faults.push(Fault { at, kind: Kind::Crash { host, vanishes: false, back_after_ms: 200 } });
     }
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };

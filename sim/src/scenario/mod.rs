@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use mallorn_client::Compression;
-use rand::Rng;
+use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
@@ -118,25 +118,33 @@ fn small_job(kind: JobKind, random: &mut StdRng) -> JobShape {
         shuffles: random.random_range(1..=2),
         partitions: random.random_range(1..=12),
         maps: random.random_range(1..=8),
-        units: random.random_range(2..=120),
+        units: random.random_range(2..=150),
         sizes: UnitSizes { usual_bytes: 600, largest_bytes: 60_000, large_percent: 3, empty_percent: 5 },
         copies: 1,
         abandoned_percent: *[0, 0, 20].choose(random).unwrap_or(&0),
         dropped_percent: *[0, 5, 20].choose(random).unwrap_or(&0),
-        pause_max_ms: *[0, 5, 40].choose(random).unwrap_or(&0),
+        pause_max_ms: *[0, 5, 20, 60].choose(random).unwrap_or(&0),
         reads_early: random.random_bool(0.3),
     }
 }
 
-/// A moment in the first or second round.
-fn moment(phases: &[Phase], after_max_ms: u64, random: &mut StdRng) -> At {
+/// A moment of the first round, or of a later one; most often while the phase still lasts.
+fn moment(phases: &[Phase], settings: &Settings, job: &JobShape, random: &mut StdRng) -> At {
     let phase = *phases.choose(random).unwrap_or(&Phase::Map);
-    let round = u32::from(random.random_bool(0.2));
-    At { phase, round, after_ms: random.random_range(0..after_max_ms) }
+    let round_trip_ms = settings.latency.max_ms;
+    let lasts_ms = match phase {
+        Phase::Map => 6 * round_trip_ms + u64::from(job.units) * job.pause_max_ms / 6,
+        Phase::Committed => 250,
+        Phase::Read => 6 * round_trip_ms + 4 * job.pause_max_ms,
+    };
+    let later_ms = if random.random_bool(0.2) { 3000 } else { 0 };
+    let round = u32::from(random.random_bool(0.15));
+    At { phase, round, after_ms: random.random_range(0..=lasts_ms) + random.random_range(0..=later_ms) }
 }
 
-fn any<R: Rng>(role: &str, count: usize, random: &mut R) -> String {
-    format!("{role}-{}", random.random_range(0..count))
+/// One of these hosts.
+fn any(hosts: &[String], random: &mut StdRng) -> String {
+    hosts.choose(random).cloned().unwrap_or_default()
 }
 
 #[cfg(test)]

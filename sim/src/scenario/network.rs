@@ -6,32 +6,35 @@ use rand::rngs::StdRng;
 
 use super::{any, moment, small_job, small_settings};
 use crate::faults::{Fault, Kind, Phase, Schedule};
-use crate::setup::{JobKind, JobShape, Setup};
+use crate::setup::{JobKind, JobShape, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let settings = small_settings(random);
     let job = JobShape { copies: 2, ..small_job(JobKind::Winners, random) };
-    let hosts = [settings.hosts(), vec!["driver".to_owned()]].concat();
     let mut faults = Vec::new();
     for _ in 0..random.random_range(1..=5) {
-        let one = match random.random_range(0..4) {
-            0 | 1 => any("worker", settings.arenas_mib.len(), random),
-            2 => "master".to_owned(),
-            _ => "driver".to_owned(),
-        };
-        let others: Vec<_> = hosts.iter().filter(|host| **host != one).collect();
-        let other = others[random.random_range(0..others.len())].clone();
-        let for_ms = random.random_range(20..6000);
-        let kind = match random.random_range(0..5) {
-            0 => Kind::Cut { one, other, for_ms },
-            1 => Kind::CutOneWay { from: one, to: other, for_ms },
-            2 | 3 => Kind::Hold { one, other, for_ms },
-            _ => Kind::Slow { latency_max_ms: random.random_range(50..1500), for_ms },
-        };
-        faults.push(Fault { at: moment(&[Phase::Map, Phase::Committed, Phase::Read], 1500, random), kind });
+        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        faults.push(Fault { at, kind: kind(&settings, random) });
     }
     let loss_ppm = if random.random_bool(0.7) { random.random_range(100..3000) } else { 0 };
     let repair_ppm = random.random_range(100_000..900_000);
     let schedule = Schedule { faults, loss_ppm, repair_ppm, heal_at_ms: random.random_range(5000..60_000) };
     Setup { settings, job, schedule }
+}
+
+fn kind(settings: &Settings, random: &mut StdRng) -> Kind {
+    let one = match random.random_range(0..4) {
+        0 | 1 => any(&settings.workers(), random),
+        2 => "master".to_owned(),
+        _ => "driver".to_owned(),
+    };
+    let others: Vec<_> = settings.hosts().into_iter().filter(|host| *host != one).collect();
+    let other = any(&others, random);
+    let for_ms = random.random_range(20..6000);
+    match random.random_range(0..5) {
+        0 => Kind::Cut { one, other, for_ms },
+        1 => Kind::CutOneWay { from: one, to: other, for_ms },
+        2 | 3 => Kind::Hold { one, other, for_ms },
+        _ => Kind::Slow { latency_max_ms: random.random_range(50..1500), for_ms },
+    }
 }

@@ -13,10 +13,10 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     let shape = small_job(JobKind::Tokens, random);
     let job = JobShape { copies: random.random_range(1..=2), reads_early: false, ..shape };
     let mut faults = Vec::new();
-    for _ in 0..random.random_range(1..=2) {
-        let host = any("worker", settings.arenas_mib.len(), random);
+    for _ in 0..random.random_range(1..=3) {
+        let host = any(&settings.workers(), random);
         let (vanishes, back_after_ms) = (random.random_bool(0.3), random.random_range(10..8000));
-        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], 600, random);
+        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
         faults.push(Fault { at, kind: Kind::Crash { host, vanishes, back_after_ms } });
     }
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };

@@ -157,6 +157,12 @@ impl GenerationState {
         Revived::NoSpace(self.locations.no_space.get(&partition).copied().unwrap_or_default())
     }
 
+    /// Whether a partition has, or had, a place; one that a commit has closed gets its next with the next push.
+    #[must_use]
+    pub fn was_placed(&self, partition: Partition) -> bool {
+        self.locations.partitions.get(partition.0 as usize).is_some_and(|epochs| !epochs.is_empty())
+    }
+
     /// Locations to place and reserve now, at most `most`.
     #[must_use]
     pub fn wanted(&self, most: usize) -> Vec<LocationId> {

@@ -57,6 +57,7 @@ impl Worker {
 
     /// No request is on its way.
     async fn assert_quiet(&mut self) {
+        assert_eq!(buffered(&mut self.inbound).await.unwrap(), None, "it was there already");
         let mut fill = Box::pin(self.inbound.fill());
         stall(fill.as_mut()).await;
     }
@@ -181,11 +182,15 @@ async fn no_more_than_the_window_is_in_flight() {
 async fn a_call_that_is_dropped_frees_its_place_and_its_late_answer_is_skipped() {
     let (connection, mut worker) = connect(Limits { window: 1, ..LIMITS }).await;
     for length in [0, 100, 3 * MIB] {
-        let request = {
-            let mut dropped = pin!(call(&connection, vec![], Some(4 * MIB)));
+        let request = connection.next_request();
+        let pool = Pool::new(4 * MIB);
+        {
+            let frame = Frame::new(PUSH, vec![], |out| out.put_u64(request));
+            let mut dropped = pin!(connection.call(request, frame, Some(pool.take(4 * MIB))));
             assert!(poll(dropped.as_mut()).is_pending());
-            worker.request().await.unwrap().0
-        };
+            assert_eq!(worker.request().await, Some((request, vec![])));
+        }
+        assert!(format!("{pool:?}").starts_with("Pool(1 buffers"), "its room is given back at once");
         let next = async {
             let answer = call(&connection, vec![], None).await.unwrap();
             assert_eq!(number(&answer), request + 1);

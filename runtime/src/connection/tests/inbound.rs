@@ -219,6 +219,19 @@ async fn an_idle_connection_is_never_closed_and_holds_no_buffer() {
     }
 }
 
+#[tokio::test]
+async fn a_connection_at_rest_takes_a_fraction_of_its_4_kib() {
+    let (near, _far) = pair().await;
+    let (read, write) = near.split();
+    let mut inbound = Inbound::new(read, Lender::default(), MIB);
+    let mut outbound = super::super::Outbound::new(write);
+    let both = size_of_val(&inbound) + size_of_val(&outbound);
+    let reading = size_of_val(&inbound.fill());
+    let reading = reading.max(size_of_val(&inbound.skip_body()));
+    let writing = size_of_val(&outbound.flush());
+    assert!(both + reading.max(writing) < 1024, "{both} bytes, reading {reading}, writing {writing}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_does_not_come_on_is_closed_after_the_window() {
     let _held = hold_clock();

@@ -26,7 +26,9 @@ fn a_new_shuffle_wants_every_partition_once() {
     assert_eq!(state.wanted(2), wanted[..2]);
     assert_eq!(state.locate(P), Revived::Wanted);
     assert_eq!(state.wanted(10).len(), 3);
+    assert!(!state.was_placed(P));
     state.placed(wanted[0], WORKER, Handle(5));
+    assert!(state.was_placed(P) && !state.was_placed(Partition(1)));
     assert_eq!(state.locate(P), Revived::Open(OpenAt { location: wanted[0], worker: WORKER, handle: Handle(5) }));
     assert_eq!(state.wanted(10), wanted[1..]);
 }
