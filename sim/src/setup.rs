@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::hash::Hasher as _;
-use std::time::Duration;
 
 use mallorn_client::{ClientConfig, Compression, LifecycleConfig};
 use mallorn_runtime::config::{ByteSize, Span};
@@ -152,9 +151,4 @@ pub(crate) fn derive(seed: u64, part: &str, numbers: &[u32]) -> u64 {
 /// Randomness for one part of a run.
 pub(crate) fn random(seed: u64, part: &str, numbers: &[u32]) -> StdRng {
     StdRng::seed_from_u64(derive(seed, part, numbers))
-}
-
-/// So many milliseconds.
-pub(crate) fn millis(ms: u64) -> Duration {
-    Duration::from_millis(ms)
 }

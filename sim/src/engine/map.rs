@@ -22,8 +22,8 @@ pub(crate) struct MapTask {
 pub(crate) enum MapOutcome {
     /// It ended: it has won, or its token was given.
     Ended { generation: u32, token: Token },
-    /// Another attempt of the map has won.
-    Overtaken { generation: u32 },
+    /// Another attempt of the map has won; in which generation is not known where this one never started.
+    Overtaken { generation: Option<u32> },
     /// No worker had room.
     NoSpace,
     /// It gave up, or could not go on; or nobody knows how it ended.
@@ -45,7 +45,7 @@ pub(super) async fn run(world: &World, client: &ShuffleClient, task: MapTask) ->
 fn not_started(world: &World, who: &str, error: &LifecycleError) -> MapOutcome {
     world.trace.say(format_args!("{who} not started: {error}"));
     match error.reason() {
-        Some(Reason::StageEnded) => MapOutcome::Overtaken { generation: u32::MAX },
+        Some(Reason::StageEnded) => MapOutcome::Overtaken { generation: None },
         Some(Reason::Taken | Reason::Invalid | Reason::Unknown) => {
             world.oracle.violated(format_args!("{who} not started: {error}"));
             MapOutcome::Failed
@@ -155,7 +155,7 @@ impl Running<'_> {
             JobKind::Winners => {
                 oracle.ended(self.name, ended.won, &bytes);
                 if !ended.won {
-                    return MapOutcome::Overtaken { generation };
+                    return MapOutcome::Overtaken { generation: Some(generation) };
                 }
             }
         }
@@ -178,7 +178,7 @@ impl Running<'_> {
                 self.world.oracle.violated(format_args!("{}: {error}", self.name));
                 MapOutcome::Failed
             }
-            _ if error.is_overtaken() => MapOutcome::Overtaken { generation: self.name.generation },
+            _ if error.is_overtaken() => MapOutcome::Overtaken { generation: Some(self.name.generation) },
             PushError::MapEnded | PushError::StageEnded | PushError::Lifecycle(_) => MapOutcome::Failed,
         }
     }

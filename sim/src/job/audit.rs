@@ -8,6 +8,7 @@ use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_runtime::{clock, grpc};
 
 use super::{AGAIN, Job};
+use crate::board::Doing;
 use crate::engine::Task;
 use crate::setup::{CLUSTER, MASTER_PORT};
 
@@ -18,23 +19,23 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// that does not come, the simulation's bound ends the run with what is waited for.
 pub(super) async fn nothing_left(job: Arc<Job>) {
     let board = job.world.board.clone();
-    board.doing("audit", "waits for attempts and reads that were left to themselves");
+    let audit = board.begin_doing("audit");
+    audit.now("waits for attempts and reads that were left to themselves");
     while board.is_anybody_doing("attempt") || board.is_anybody_doing("read") {
         clock::sleep(AGAIN).await;
     }
     // Connections are still open, and readers were dropped half-way: none of that may hold anything.
-    for (metric, what) in [("mallorn_worker_locations", "locations"), ("mallorn_worker_streams", "streams")] {
-        until_zero(&job, what, || board.metric(metric)).await;
+    for what in ["locations", "streams", "memory_held_bytes"] {
+        until_zero(&audit, what, || board.metric(&format!("mallorn_worker_{what}"))).await;
     }
-    until_zero(&job, "bytes of memory", || board.metric("mallorn_worker_memory_held_bytes")).await;
-    until_the_master_says(&job, "held bytes", |cluster| {
+    until_the_master_says(&audit, "held bytes", |cluster| {
         let held = cluster.workers.iter().filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes);
         held.sum()
     })
     .await;
     job.mappers.iter().chain(&job.reducers).for_each(|queue| queue.push(Task::Leave));
     clock::sleep(Duration::from_secs(2)).await;
-    board.doing("audit", "waits for tasks of the driver that were left to themselves");
+    audit.now("waits for tasks of the driver that were left to themselves");
     let mut job = job;
     let Job { world, manager, .. } = loop {
         match Arc::try_unwrap(job) {
@@ -43,38 +44,33 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
         }
         clock::sleep(AGAIN).await;
     };
-    board.doing("audit", "ends the application");
-    if let Err(error) = manager.stop().await {
-        world.oracle.violated(format_args!("end the application: {error}"));
+    audit.now("ends the application");
+    match manager.stop().await {
+        Ok(()) => {}
+        // The master finds out by the lease.
+        Err(error) if error.reason().is_none() => world.trace.say(format_args!("end the application: {error}")),
+        Err(error) => world.oracle.violated(format_args!("end the application: {error}")),
     }
-    loop {
-        match describe().await {
-            Ok(cluster) if cluster.applications == 0 => break,
-            Ok(cluster) => board.doing("audit", format_args!("{} applications are left", cluster.applications)),
-            Err(error) => board.doing("audit", error),
-        }
-        clock::sleep(AGAIN).await;
-    }
-    board.done("audit");
+    until_the_master_says(&audit, "applications", |cluster| cluster.applications).await;
 }
 
-async fn until_zero(job: &Job, what: &str, measure: impl Fn() -> Vec<(String, f64)>) {
+async fn until_zero(audit: &Doing, what: &str, measure: impl Fn() -> Vec<(String, f64)>) {
     loop {
         let left: Vec<_> = measure().into_iter().filter(|(_, count)| *count != 0.0).collect();
         if left.is_empty() {
             return;
         }
-        job.world.board.doing("audit", format_args!("{what} are left: {left:?}"));
+        audit.now(format_args!("{what} are left: {left:?}"));
         clock::sleep(AGAIN).await;
     }
 }
 
-async fn until_the_master_says(job: &Job, what: &str, measure: impl Fn(&v1::DescribeClusterReply) -> u64) {
+async fn until_the_master_says(audit: &Doing, what: &str, measure: impl Fn(&v1::DescribeClusterReply) -> u64) {
     loop {
         match describe().await.map(|cluster| measure(&cluster)) {
             Ok(0) => return,
-            Ok(left) => job.world.board.doing("audit", format_args!("the master says that {left} {what} are left")),
-            Err(error) => job.world.board.doing("audit", error),
+            Ok(left) => audit.now(format_args!("the master says that {left} {what} are left")),
+            Err(error) => audit.now(error),
         }
         clock::sleep(AGAIN).await;
     }

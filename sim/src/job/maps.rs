@@ -1,6 +1,7 @@
 //! Runs maps until each has ended: starts attempts, several at once where the job says so, and new ones for those that
 //! failed or died.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use mallorn_client::{Generation, Token};
@@ -8,7 +9,7 @@ use mallorn_runtime::{clock, task};
 use rand::Rng as _;
 use tokio::sync::mpsc;
 
-use super::{AGAIN, Job};
+use super::{AGAIN, Job, Shuffle};
 use crate::engine::{MapOutcome, MapTask};
 use crate::setup::random;
 
@@ -28,18 +29,18 @@ pub(super) type Attempts = Vec<u32>;
 
 /// Runs these maps.
 pub(super) async fn run(
-    job: &Arc<Job>,
-    shuffle: u32,
+    shuffle: &Shuffle,
     generation: Option<Generation>,
     maps: &[u32],
     attempts: &mut Attempts,
 ) -> MapsEnd {
     let (sender, mut ended) = mpsc::channel(maps.len().max(1));
     for map in maps {
-        let (job, sender, first, map) = (Arc::clone(job), sender.clone(), attempts[*map as usize], *map);
+        let one = Map { job: Arc::clone(&shuffle.job), shuffle: shuffle.number, map: *map, generation };
+        let (sender, first) = (sender.clone(), attempts[*map as usize]);
         task::spawn(async move {
-            let came_out = run_one(&job, (shuffle, map), generation, first).await;
-            let _ = sender.send((map, came_out)).await;
+            let came_out = one.run(first).await;
+            let _ = sender.send((one.map, came_out)).await;
         });
     }
     drop(sender);
@@ -60,55 +61,77 @@ struct One {
     next_attempt: u32,
 }
 
-async fn run_one(job: &Arc<Job>, (shuffle, map): (u32, u32), generation: Option<Generation>, first: u32) -> One {
-    let mut random = random(job.world.seed, "map", &[shuffle, map, first]);
-    let mut next_attempt = first;
-    loop {
-        let copies = job.world.shape.copies;
-        let (sender, mut outcomes) = mpsc::channel(copies as usize);
-        for attempt in next_attempt..next_attempt + copies {
-            let (job, sender) = (Arc::clone(job), sender.clone());
+/// One map in one generation; without a map count there is only one.
+struct Map {
+    job: Arc<Job>,
+    shuffle: u32,
+    map: u32,
+    generation: Option<Generation>,
+}
+
+impl Map {
+    async fn run(&self, first: u32) -> One {
+        let world = &self.job.world;
+        let mut random = random(world.seed, "map", &[self.shuffle, self.map, first]);
+        let mut next_attempt = first;
+        loop {
+            let mut outcomes = self.start(next_attempt..next_attempt + world.shape.copies);
+            next_attempt += world.shape.copies;
+            // The first that says how the map has ended is enough; whoever still runs is left to find out.
+            while let Some((attempt, outcome)) = outcomes.recv().await {
+                if let Some(came_out) = self.came_out(outcome) {
+                    return One { came_out, next_attempt };
+                }
+                if random.random_bool(0.5) {
+                    self.give_up(attempt);
+                }
+            }
+            world.board.count("maps tried again");
+            clock::sleep(AGAIN).await;
+            if self.has_moved() {
+                return One { came_out: Err(MapsEnd::Moved), next_attempt };
+            }
+        }
+    }
+
+    fn start(&self, attempts: Range<u32>) -> mpsc::Receiver<(u32, Option<MapOutcome>)> {
+        let (sender, outcomes) = mpsc::channel(attempts.len());
+        for attempt in attempts {
+            let (job, sender) = (Arc::clone(&self.job), sender.clone());
+            let task = MapTask { shuffle: self.shuffle, map: self.map, attempt };
             task::spawn(async move {
-                let outcome = job.run_attempt(MapTask { shuffle, map, attempt }).await;
+                let outcome = job.run_attempt(task).await;
                 let _ = sender.send((attempt, outcome)).await;
             });
         }
-        drop(sender);
-        next_attempt += copies;
-        // The first that says how the map has ended is enough; whoever still runs is left to find out.
-        while let Some((attempt, outcome)) = outcomes.recv().await {
-            let of = |other: u32| generation.is_none_or(|generation| generation.0 == other) || other == u32::MAX;
-            let came_out = match outcome {
-                Some(MapOutcome::Ended { generation: other, token }) if of(other) => Ok(Some(token)),
-                Some(MapOutcome::Overtaken { generation: other }) if of(other) => Ok(None),
-                Some(MapOutcome::Ended { .. } | MapOutcome::Overtaken { .. }) => Err(MapsEnd::Moved),
-                Some(MapOutcome::NoSpace) => Err(MapsEnd::NoSpace),
-                Some(MapOutcome::Failed) | None => {
-                    if random.random_bool(0.5) {
-                        give_up(job, (shuffle, map), attempt, generation);
-                    }
-                    continue;
-                }
-            };
-            return One { came_out, next_attempt };
-        }
-        job.world.board.count("maps tried again");
-        clock::sleep(AGAIN).await;
-        if generation.is_some_and(|generation| has_moved(job, shuffle, generation)) {
-            return One { came_out: Err(MapsEnd::Moved), next_attempt };
+        outcomes
+    }
+
+    /// What an attempt's outcome says of the map; `None` when it is to be tried again.
+    fn came_out(&self, outcome: Option<MapOutcome>) -> Option<Result<Option<Token>, MapsEnd>> {
+        let is_ours = |other: u32| self.generation.is_none_or(|generation| generation.0 == other);
+        match outcome? {
+            MapOutcome::Ended { generation, token } if is_ours(generation) => Some(Ok(Some(token))),
+            MapOutcome::Overtaken { generation: Some(other) } if !is_ours(other) => Some(Err(MapsEnd::Moved)),
+            MapOutcome::Overtaken { .. } => Some(Ok(None)),
+            MapOutcome::Ended { .. } => Some(Err(MapsEnd::Moved)),
+            MapOutcome::NoSpace => Some(Err(MapsEnd::NoSpace)),
+            MapOutcome::Failed => None,
         }
     }
-}
 
-/// An engine's driver may say so, whether the attempt still runs, never did, or has ended.
-fn give_up(job: &Job, (shuffle, map): (u32, u32), attempt: u32, generation: Option<Generation>) {
-    let generation = generation.unwrap_or(Generation(0));
-    if let Err(error) = job.manager.attempt_failed(shuffle, generation, map, attempt) {
-        job.world.trace.say(format_args!("declare attempt {shuffle}.{map}.{attempt} failed: {error}"));
+    /// An engine's driver may say so, whether the attempt still runs, never did, or has ended.
+    fn give_up(&self, attempt: u32) {
+        let (shuffle, map) = (self.shuffle, self.map);
+        let generation = self.generation.unwrap_or(Generation(0));
+        if let Err(error) = self.job.manager.attempt_failed(shuffle, generation, map, attempt) {
+            self.job.world.trace.say(format_args!("declare attempt {shuffle}.{map}.{attempt} failed: {error}"));
+        }
     }
-}
 
-fn has_moved(job: &Job, shuffle: u32, generation: Generation) -> bool {
-    // An attempt that never was is declared failed without any effect, but for the question of the generation.
-    job.manager.attempt_failed(shuffle, generation, 0, u32::MAX).is_err()
+    fn has_moved(&self) -> bool {
+        // An attempt that never was is declared failed without any effect, but for the question of the generation.
+        let asked = |generation| self.job.manager.attempt_failed(self.shuffle, generation, self.map, u32::MAX);
+        self.generation.is_some_and(|generation| asked(generation).is_err())
+    }
 }

@@ -17,23 +17,35 @@ use mallorn_client::{LifecycleError, LifecycleManager, Reason};
 use mallorn_runtime::random::Random;
 use mallorn_runtime::{clock, task};
 use parking_lot::Mutex;
+use rand::Rng as _;
+use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
+use crate::board::Doing;
 use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Task, World};
 use crate::faults::Phase;
-use crate::setup::{APPLICATION, JobKind, derive};
+use crate::setup::{APPLICATION, JobKind, derive, random};
 
 /// Before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Reading waits at most so long after the commit, so that something can happen in between.
+const READ_AFTER_MAX_MS: u64 = 400;
 
 /// What all shuffles of the job share.
-pub(crate) struct Job {
+struct Job {
     world: World,
     manager: LifecycleManager,
     mappers: Vec<Queue>,
     reducers: Vec<Queue>,
     next_read: Mutex<u32>,
+}
+
+/// One shuffle of it.
+struct Shuffle {
+    job: Arc<Job>,
+    number: u32,
+    doing: Doing,
 }
 
 /// Runs the whole job; the simulation is over when it returns.
@@ -42,9 +54,8 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
     let whole = task::spawn(async move {
         let manager = start(&world).await;
         let job = Arc::new(Job { world, manager, mappers, reducers, next_read: Mutex::new(0) });
-        let shuffles = job.world.shape.shuffles;
-        let running: Vec<_> =
-            (0..shuffles).map(|shuffle| task::spawn(run_shuffle(Arc::clone(&job), shuffle))).collect();
+        let numbers = 0..job.world.shape.shuffles;
+        let running: Vec<_> = numbers.map(|number| task::spawn(run_shuffle(Arc::clone(&job), number))).collect();
         for shuffle in running {
             shuffle.await?;
         }
@@ -71,39 +82,50 @@ async fn start(world: &World) -> LifecycleManager {
 
 async fn run_shuffle(job: Arc<Job>, number: u32) {
     let doing = job.world.board.begin_doing(format_args!("shuffle {number}"));
-    let shuffle = Shuffle { job: &job, number, doing };
-    match job.world.shape.kind {
+    let shuffle = Shuffle { job, number, doing };
+    match shuffle.job.world.shape.kind {
         JobKind::Winners => winners::run(&shuffle).await,
         JobKind::Tokens => tokens::run(&shuffle).await,
     }
-    shuffle.doing.now("releases");
-    let Shuffle { number: shuffle, .. } = shuffle;
-    job.world.board.releasing(shuffle);
-    loop {
-        match job.manager.release(shuffle).await {
-            Ok(()) => break,
-            Err(error) if error.reason() == Some(Reason::Released) => break,
-            Err(error) => job.must_be_out_of_reach("release", &error),
+    shuffle.release().await;
+}
+
+impl Shuffle {
+    /// The faults are anchored at what the first shuffle does.
+    fn begin(&self, phase: Phase, round: u32) {
+        self.job.world.trace.say(format_args!("shuffle {} begins {phase:?}, round {round}", self.number));
+        self.doing.now(format_args!("{phase:?}, round {round}"));
+        if self.number == 0 {
+            self.job.world.board.begin(phase, round);
         }
-        clock::sleep(AGAIN).await;
     }
-    job.world.board.done(format_args!("shuffle {shuffle}"));
+
+    /// Lets some time pass between the commit and the reads.
+    async fn committed(&self, round: u32, random: &mut StdRng) {
+        self.begin(Phase::Committed, round);
+        clock::sleep(Duration::from_millis(random.random_range(0..READ_AFTER_MAX_MS))).await;
+        self.begin(Phase::Read, round);
+    }
+
+    fn random(&self) -> StdRng {
+        random(self.job.world.seed, "shuffle", &[self.number])
+    }
+
+    async fn release(&self) {
+        self.doing.now("releases");
+        self.job.world.board.releasing(self.number);
+        loop {
+            match self.job.manager.release(self.number).await {
+                Ok(()) => break,
+                Err(error) if error.reason() == Some(Reason::Released) => break,
+                Err(error) => self.job.must_be_out_of_reach("release", &error),
+            }
+            clock::sleep(AGAIN).await;
+        }
+    }
 }
 
 impl Job {
-    fn doing(&self, shuffle: u32, what: &str) {
-        self.world.board.doing(format_args!("shuffle {shuffle}"), what);
-    }
-
-    /// The faults are anchored at what the first shuffle does.
-    fn begin(&self, shuffle: u32, phase: Phase, round: u32) {
-        self.world.trace.say(format_args!("shuffle {shuffle} begins {phase:?}, round {round}"));
-        self.doing(shuffle, &format!("{phase:?}, round {round}"));
-        if shuffle == 0 {
-            self.world.board.begin(phase, round);
-        }
-    }
-
     /// Runs an attempt somewhere; `None` when its process died.
     async fn run_attempt(&self, task: MapTask) -> Option<MapOutcome> {
         let queue = &self.mappers[task.attempt as usize % self.mappers.len()];

@@ -9,7 +9,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
-use super::{AGAIN, Job};
+use super::{AGAIN, Job, Shuffle};
 use crate::engine::{ReadOutcome, ReadTask};
 
 /// How the reads of a round came out, all of them together.
@@ -29,8 +29,8 @@ pub(super) struct Reads {
 }
 
 /// Starts reading everything.
-pub(super) fn start(job: &Arc<Job>, shuffle: u32, tokens: Option<&[Token]>, random: &mut StdRng) -> Reads {
-    let shape = &job.world.shape;
+pub(super) fn start(shuffle: &Shuffle, tokens: Option<&[Token]>, random: &mut StdRng) -> Reads {
+    let shape = &shuffle.job.world.shape;
     let mut asked: Vec<(Range<u32>, Option<Range<u32>>)> = Vec::new();
     let mut first = 0;
     while first < shape.partitions {
@@ -46,8 +46,8 @@ pub(super) fn start(job: &Arc<Job>, shuffle: u32, tokens: Option<&[Token]>, rand
     let (sender, outcomes) = mpsc::channel(asked.len());
     for (partitions, maps) in asked {
         let (tokens, restarts) = (tokens.map(<[Token]>::to_vec), random.random_bool(0.2));
-        let task = ReadTask { shuffle, partitions, maps, tokens, number: 0, restarts };
-        let (job, sender) = (Arc::clone(job), sender.clone());
+        let task = ReadTask { shuffle: shuffle.number, partitions, maps, tokens, number: 0, restarts };
+        let (job, sender) = (Arc::clone(&shuffle.job), sender.clone());
         task::spawn(async move {
             let outcome = until_decided(&job, task).await;
             let _ = sender.send(outcome).await;

@@ -1,59 +1,47 @@
 //! A shuffle with a map count: all maps, the stage's end, all reads; after a loss the next generation, from the start.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use mallorn_client::{Generation, Reason};
 use mallorn_runtime::clock;
-use rand::Rng as _;
 
 use super::maps::{self, MapsEnd};
 use super::reads::{self, ReadsEnd};
-use super::{AGAIN, Job};
+use super::{AGAIN, Shuffle};
 use crate::faults::Phase;
-use crate::setup::random;
 
-/// Reading waits at most so long after the commit, so that something can happen in between.
-const READ_AFTER_MAX_MS: u64 = 400;
-
-pub(super) async fn run(job: &Arc<Job>, shuffle: u32) {
-    let shape = &job.world.shape;
-    let mut random = random(job.world.seed, "shuffle", &[shuffle]);
+pub(super) async fn run(shuffle: &Shuffle) {
+    let shape = &shuffle.job.world.shape;
+    let mut random = shuffle.random();
     let mut attempts = vec![0; shape.maps as usize];
     let all: Vec<u32> = (0..shape.maps).collect();
-    let mut generation = register(job, shuffle).await;
+    let mut generation = register(shuffle).await;
     for round in 0.. {
-        job.begin(shuffle, Phase::Map, round);
-        let early = shape.reads_early.then(|| reads::start(job, shuffle, None, &mut random));
-        let ended = maps::run(job, shuffle, Some(generation), &all, &mut attempts).await;
-        let end = if ended == MapsEnd::NoSpace {
-            job.doing(shuffle, "waits for space");
-            next_generation(job, shuffle, generation).await;
-            wait_for_earlier_ones(job, shuffle).await;
+        shuffle.begin(Phase::Map, round);
+        let early = shape.reads_early.then(|| reads::start(shuffle, None, &mut random));
+        let end = if maps::run(shuffle, Some(generation), &all, &mut attempts).await == MapsEnd::NoSpace {
+            next_generation(shuffle, generation).await;
+            wait_for_earlier_ones(shuffle).await;
             ReadsEnd::Revoked
         } else {
-            stage_end(job, shuffle, generation).await;
-            job.begin(shuffle, Phase::Committed, round);
-            clock::sleep(Duration::from_millis(random.random_range(0..READ_AFTER_MAX_MS))).await;
-            job.begin(shuffle, Phase::Read, round);
-            let reads = early.unwrap_or_else(|| reads::start(job, shuffle, None, &mut random));
+            stage_end(shuffle, generation).await;
+            shuffle.committed(round, &mut random).await;
+            let reads = early.unwrap_or_else(|| reads::start(shuffle, None, &mut random));
             reads.finish(generation).await
         };
         let seen = match end {
             ReadsEnd::Whole => return,
+            // It has moved on: any older one asks for the current one.
             ReadsEnd::Revoked => Generation(generation.0.wrapping_sub(1)),
             ReadsEnd::Lost { generation, .. } => generation,
         };
-        generation = next_generation(job, shuffle, seen).await;
-        job.world.board.count("generations after the first");
+        generation = next_generation(shuffle, seen).await;
+        shuffle.job.world.board.count("generations after the first");
     }
 }
 
-async fn register(job: &Job, shuffle: u32) -> Generation {
-    let shape = &job.world.shape;
-    job.doing(shuffle, "registers");
+async fn register(shuffle: &Shuffle) -> Generation {
+    let job = &shuffle.job;
     loop {
-        match job.manager.register(shuffle, shape.partitions, Some(shape.maps)).await {
+        match job.manager.register(shuffle.number, job.world.shape.partitions, Some(job.world.shape.maps)).await {
             Ok(generation) => return generation,
             Err(error) => job.must_be_out_of_reach("register", &error),
         }
@@ -62,33 +50,35 @@ async fn register(job: &Job, shuffle: u32) -> Generation {
 }
 
 /// Whether `seen` is the current one or an older one, the answer is the current one.
-async fn next_generation(job: &Job, shuffle: u32, seen: Generation) -> Generation {
-    job.doing(shuffle, &format!("asks for the generation after {}", seen.0));
+async fn next_generation(shuffle: &Shuffle, seen: Generation) -> Generation {
+    shuffle.doing.now(format_args!("asks for the generation after {}", seen.0));
     loop {
         // It may have started without a place for its partitions: the same question then finds them one.
-        match job.manager.next_generation(shuffle, seen).await {
+        match shuffle.job.manager.next_generation(shuffle.number, seen).await {
             Ok(generation) => return generation,
-            Err(error) => job.must_be_out_of_reach("next generation", &error),
+            Err(error) => shuffle.job.must_be_out_of_reach("next generation", &error),
         }
         clock::sleep(AGAIN).await;
     }
 }
 
-async fn stage_end(job: &Job, shuffle: u32, generation: Generation) {
-    job.doing(shuffle, &format!("waits for the end of generation {generation}"));
-    match job.manager.stage_end(shuffle, generation).await {
+async fn stage_end(shuffle: &Shuffle, generation: Generation) {
+    shuffle.doing.now(format_args!("waits for the end of generation {generation}"));
+    let job = &shuffle.job;
+    match job.manager.stage_end(shuffle.number, generation).await {
         Ok(end) if end.lost_partitions > 0 => job.world.board.count("stages that ended with a loss"),
         Ok(_) => {}
         Err(error) if error.reason() == Some(Reason::Fenced) => {
-            job.world.trace.say(format_args!("generation {generation} of shuffle {shuffle} is over"));
+            job.world.trace.say(format_args!("generation {generation} of shuffle {} is over", shuffle.number));
         }
         Err(error) => job.must_be_out_of_reach("stage end", &error),
     }
 }
 
 /// The earlier shuffle goes first where there is not room for all.
-async fn wait_for_earlier_ones(job: &Job, shuffle: u32) {
-    while (0..shuffle).any(|earlier| job.world.board.is_anybody_doing(&format!("shuffle {earlier}"))) {
+async fn wait_for_earlier_ones(shuffle: &Shuffle) {
+    shuffle.doing.now("waits for earlier shuffles to make room");
+    while (0..shuffle.number).any(|earlier| !shuffle.job.world.board.is_released(earlier)) {
         clock::sleep(AGAIN).await;
     }
 }
