@@ -19,7 +19,6 @@ mod tests {
     use std::hash::BuildHasher as _;
 
     #[test]
-    #[expect(clippy::disallowed_types, reason = "it is the one that is made harmless")]
     fn every_thread_hashes_alike() {
         let hash = || std::collections::hash_map::RandomState::new().hash_one(7);
         let on_a_thread = || std::thread::scope(|scope| scope.spawn(hash).join()).ok();

@@ -40,7 +40,8 @@ pub(crate) enum ReadOutcome {
 }
 
 pub(super) async fn run(world: &World, client: &ShuffleClient, mut task: ReadTask) -> ReadOutcome {
-    let doing = world.board.begin_doing(format_args!("read {} of {}, {:?}", task.number, task.shuffle, task.partitions));
+    let doing =
+        world.board.begin_doing(format_args!("read {} of {}, {:?}", task.number, task.shuffle, task.partitions));
     let mut random = random(world.seed, "read", &[task.shuffle, task.number]);
     loop {
         let mut request = ReadRequest::new(task.shuffle, task.partitions.clone());
