@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mallorn_proto::id::{Application, Incarnation};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_runtime::backoff::Backoff;
@@ -60,6 +61,13 @@ enum LinkError {
     Call(#[from] tonic::Status),
 }
 
+impl LinkError {
+    fn is_fenced(&self) -> bool {
+        let Self::Call(error) = self;
+        from_grpc(error) == Status::Fenced
+    }
+}
+
 /// What a heartbeat's answer says about the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -98,8 +106,7 @@ impl MasterLink {
             }
             self.registered.send_replace(false);
             self.store.metrics.register_again.inc();
-            let incarnation = self.store.start_again();
-            tracing::warn!(%incarnation, "register again: the master had given this worker up; open locations are frozen");
+            tracing::info!(event = "register_again", "register again: the master does not know this worker any more");
         }
         if *self.registered.borrow() {
             // The master learns it from the lease in any case; it only learns it sooner this way.
@@ -117,7 +124,14 @@ impl MasterLink {
                     self.registered.send_replace(true);
                     return pause;
                 }
-                Err(error) => self.wait_out(&error, &mut backoff, "register with the master").await,
+                Err(error) => {
+                    if error.is_fenced() {
+                        // A master that merely restarted takes the worker as it is; this one has declared it lost.
+                        let incarnation = self.store.start_again();
+                        tracing::warn!(event = "incarnation_over", %incarnation, "open locations are frozen");
+                    }
+                    self.wait_out(&error, &mut backoff, "register with the master").await;
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use harness::{Node, PATIENCE, application, batch, config, location};
 use mallorn_proto::message::Role;
-use mallorn_proto::status::Status;
+use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_server::{Master, MasterServer};
 use mallorn_runtime::net::Listener;
@@ -31,6 +31,8 @@ enum Heard {
 struct Played {
     heard: mpsc::Sender<Heard>,
     replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
+    /// An incarnation that was declared lost, and is not taken any more.
+    lost: Arc<Mutex<Option<u64>>>,
 }
 
 #[tonic::async_trait]
@@ -39,7 +41,12 @@ impl Master for Played {
         &self,
         request: Request<v1::RegisterWorkerRequest>,
     ) -> Result<Response<v1::RegisterWorkerReply>, tonic::Status> {
-        self.heard.send(Heard::Registered(request.into_inner())).await.unwrap();
+        let request = request.into_inner();
+        let incarnation = request.address.as_ref().map(|address| address.incarnation);
+        self.heard.send(Heard::Registered(request)).await.unwrap();
+        if incarnation == *self.lost.lock() {
+            return Err(to_grpc(Status::Fenced, "this incarnation was declared lost"));
+        }
         Ok(Response::new(v1::RegisterWorkerReply { lease_ms: 10_000, heartbeat_ms: 50 }))
     }
 
@@ -95,6 +102,7 @@ struct Stage {
     address: String,
     heard: mpsc::Receiver<Heard>,
     replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
+    lost: Arc<Mutex<Option<u64>>>,
 }
 
 impl Stage {
@@ -102,10 +110,11 @@ impl Stage {
         let address = listener.local_addr().unwrap().to_string();
         let (sender, heard) = mpsc::channel(1);
         let replies = Arc::new(Mutex::new(VecDeque::new()));
-        let played = Played { heard: sender, replies: Arc::clone(&replies) };
+        let lost = Arc::new(Mutex::new(None));
+        let played = Played { heard: sender, replies: Arc::clone(&replies), lost: Arc::clone(&lost) };
         let routes = tonic::service::Routes::new(MasterServer::new(played));
         task::spawn(async move { grpc::serve(listener, routes, Shutdown::new()).await });
-        Self { address, heard, replies }
+        Self { address, heard, replies, lost }
     }
 
     async fn next(&mut self) -> Heard {
@@ -180,7 +189,9 @@ async fn a_worker_that_was_given_up_starts_again_with_a_fresh_incarnation() {
     let handle = node.reserve(id).await;
     let one = batch(id, 0, 0, b"acked");
     assert_eq!(pusher.push(handle, &one).await, Status::Success);
+    *stage.lost.lock() = Some(first);
     stage.replies.lock().push_back(v1::HeartbeatReply { register_again: true, ..Default::default() });
+    assert_eq!(stage.registered().await.address.unwrap().incarnation, first, "it may be only the master that is new");
     let second = stage.registered().await.address.unwrap().incarnation;
     assert_ne!(first, second);
     assert_eq!(node.running.incarnation().0, second);
@@ -189,6 +200,19 @@ async fn a_worker_that_was_given_up_starts_again_with_a_fresh_incarnation() {
     assert_eq!(node.metric("mallorn_worker_register_again_total", ""), 1.0);
     let beat = stage.beat(|beat| beat.incarnation == second).await;
     assert_eq!(beat.held, held(&[(1, 2)]));
+}
+
+#[tokio::test]
+async fn a_master_that_restarted_takes_the_worker_as_it_is() {
+    let mut stage = stage().await;
+    let node = Node::start(config_with(&stage)).await;
+    let first = stage.registered().await.address.unwrap().incarnation;
+    let (mut pusher, id) = (node.open(Role::Push).await, location(1, 0));
+    let handle = node.reserve(id).await;
+    stage.replies.lock().push_back(v1::HeartbeatReply { register_again: true, ..Default::default() });
+    assert_eq!(stage.registered().await.address.unwrap().incarnation, first);
+    stage.beat(|beat| beat.incarnation == first).await;
+    assert_eq!(pusher.push(handle, &batch(id, 0, 0, b"goes on")).await, Status::Success);
 }
 
 #[tokio::test]
