@@ -161,7 +161,8 @@ impl ShuffleClient {
         Ok(Self { inner })
     }
 
-    /// Declares a shuffle; see [`crate::LifecycleManager::register`]. For engines whose driver does not know of it.
+    /// Declares a shuffle; see [`crate::LifecycleManager::register`]. For engines whose driver does not know of it. It
+    /// waits 10 s for workers with room, at most; it may be called again.
     ///
     /// # Errors
     /// As there, and `Unreachable`.
@@ -177,7 +178,8 @@ impl ShuffleClient {
         Ok(Generation(reply.generation))
     }
 
-    /// Starts the next generation if `seen` is the current one; see [`crate::LifecycleManager::next_generation`].
+    /// Starts the next generation if `seen` is the current one; see [`crate::LifecycleManager::next_generation`]. It
+    /// waits as [`Self::register`] does.
     ///
     /// # Errors
     /// As there, and `Unreachable`.

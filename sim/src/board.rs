@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use mallorn_runtime::task::Shutdown;
 use parking_lot::Mutex;
 use prometheus::Registry;
 
@@ -25,6 +26,7 @@ struct Inner {
     released: BTreeSet<u32>,
     doing: BTreeMap<String, String>,
     registries: BTreeMap<String, Registry>,
+    drains: BTreeMap<String, Shutdown>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -95,9 +97,19 @@ impl Board {
         self.inner.lock().doing.keys().any(|who| who.starts_with(prefix))
     }
 
-    /// A worker has started with these metrics.
-    pub(crate) fn registered(&self, worker: &str, registry: Registry) {
-        self.inner.lock().registries.insert(worker.to_owned(), registry);
+    /// A worker has started with these metrics. It drains when what is returned is triggered.
+    pub(crate) fn started(&self, worker: &str, registry: Registry) -> Shutdown {
+        let (mut inner, drain) = (self.inner.lock(), Shutdown::new());
+        inner.registries.insert(worker.to_owned(), registry);
+        inner.drains.insert(worker.to_owned(), drain.clone());
+        drain
+    }
+
+    /// Tells a worker to drain.
+    pub(crate) fn drain(&self, worker: &str) {
+        if let Some(drain) = self.inner.lock().drains.get(worker) {
+            drain.trigger();
+        }
     }
 
     /// The sum of a metric's values at each worker, as its last process has it.

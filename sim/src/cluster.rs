@@ -85,9 +85,10 @@ fn add_worker(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) {
                 random: Random::seeded(derive(seed, "worker", &[number, life])),
                 registry: registry.clone(),
             };
-            let _running = mallorn_worker::start(config, surroundings).await?;
-            board.registered(&name, registry);
-            pending().await
+            let running = mallorn_worker::start(config, surroundings).await?;
+            board.started(&name, registry).wait().await;
+            running.stop().await;
+            Ok(())
         }
     });
 }

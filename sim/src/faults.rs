@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use turmoil::Sim;
 
+use crate::board::Board;
+use crate::engine::World;
 use crate::trace::Trace;
 
 /// What the job does.
@@ -34,6 +36,8 @@ pub(crate) struct At {
 pub(crate) enum Kind {
     /// The process dies. Its peers are told by its machine, or, where it `vanishes`, hear nothing.
     Crash { host: String, vanishes: bool, back_after_ms: u64 },
+    /// A worker is told to end, and drains first.
+    Drain { host: String, back_after_ms: u64 },
     /// Nothing passes between two hosts; what is under way is lost.
     Cut { one: String, other: String, for_ms: u64 },
     /// Nothing passes from one host to the other; the way back is open.
@@ -78,6 +82,7 @@ impl fmt::Display for Kind {
             Self::Crash { host, vanishes: true, back_after_ms } => {
                 write!(f, "crash {host} without a sign, started again after {back_after_ms} ms")
             }
+            Self::Drain { host, back_after_ms } => write!(f, "drain {host}, started again after {back_after_ms} ms"),
             Self::Cut { one, other, for_ms } => write!(f, "cut {one} off from {other} for {for_ms} ms"),
             Self::CutOneWay { from, to, for_ms } => write!(f, "cut the way from {from} to {to} for {for_ms} ms"),
             Self::Hold { one, other, for_ms } => write!(f, "hold what {one} and {other} send for {for_ms} ms"),
@@ -119,23 +124,23 @@ pub(crate) struct Injector {
     undo: Vec<(Duration, Kind)>,
     healed: bool,
     hosts: Vec<String>,
-    struck: u32,
+    board: Board,
     trace: Trace,
 }
 
 impl Injector {
-    /// Strikes `hosts`, every one of which is named in the simulation.
-    pub(crate) fn new(schedule: &Schedule, latency: Latency, hosts: Vec<String>, trace: Trace) -> Self {
+    /// Strikes this world's hosts.
+    pub(crate) fn new(schedule: &Schedule, world: &World) -> Self {
         Self {
             pending: schedule.faults.clone(),
-            latency,
+            latency: world.settings.latency,
             heal_at: Duration::from_millis(schedule.heal_at_ms),
             begun: Vec::new(),
             undo: Vec::new(),
             healed: false,
-            hosts,
-            struck: 0,
-            trace,
+            hosts: world.settings.hosts(),
+            board: world.board.clone(),
+            trace: world.trace.clone(),
         }
     }
 
@@ -152,11 +157,6 @@ impl Injector {
     /// When everything was healed, if it was.
     pub(crate) fn healed_at(&self) -> Option<Duration> {
         self.healed.then_some(self.heal_at)
-    }
-
-    /// How many faults struck so far.
-    pub(crate) fn struck(&self) -> u32 {
-        self.struck
     }
 
     /// Does what is due.
@@ -188,10 +188,14 @@ impl Injector {
 
     fn strike(&mut self, sim: &mut Sim<'_>, kind: Kind, now: Duration) {
         let for_ms = match &kind {
+            Kind::Crash { host, .. } | Kind::Drain { host, .. } if !sim.is_host_running(host.as_str()) => {
+                return self.trace.say(format_args!("not struck, it is down: {kind}"));
+            }
+            Kind::Drain { host, back_after_ms } => {
+                self.board.drain(host);
+                *back_after_ms
+            }
             Kind::Crash { host, vanishes, back_after_ms } => {
-                if !sim.is_host_running(host.as_str()) {
-                    return self.trace.say(format_args!("not struck, it is down: {kind}"));
-                }
                 if *vanishes {
                     // What the dying process sends to its peers gets lost with the link; both are back together.
                     self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
@@ -217,7 +221,7 @@ impl Injector {
             }
         };
         self.trace.say(format_args!("struck: {kind}"));
-        self.struck += 1;
+        self.board.count("faults struck");
         self.undo.push((now + Duration::from_millis(for_ms), kind));
     }
 
@@ -229,6 +233,7 @@ impl Injector {
                 }
                 sim.bounce(host.as_str());
             }
+            Kind::Drain { host, .. } => sim.bounce(host.as_str()),
             Kind::Cut { one, other, .. } => sim.repair(one.as_str(), other.as_str()),
             Kind::CutOneWay { from, to, .. } => sim.repair_oneway(from.as_str(), to.as_str()),
             Kind::Hold { one, other, .. } => sim.release(one.as_str(), other.as_str()),

@@ -25,6 +25,7 @@ mod setup;
 mod trace;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -105,7 +106,7 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
     let scenarios = chosen(scenario);
     let runs =
         (first_seed..first_seed + seeds).flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
-    let (mut count, mut wrong) = (0, Vec::new());
+    let (mut count, mut wrong, mut totals) = (0, Vec::new(), BTreeMap::new());
     children::each(
         runs,
         |(scenario, seed)| Child::replay(*scenario, *seed, &[]),
@@ -117,8 +118,21 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
             }
         },
     );
+    let totals: Vec<_> = totals.iter().map(|(what, count)| format!("{what}: {count}")).collect();
+    println!("in all: {}", totals.join("; "));
     println!("{count} runs, {} wrong{}{}", wrong.len(), if wrong.is_empty() { "" } else { ": " }, wrong.join(", "));
     wrong.is_empty()
+}
+
+/// What a run met on the way stands behind its verdict: `what: count`, several times.
+fn add_counts(report: &str, totals: &mut BTreeMap<String, u64>) {
+    for part in report.lines().next().unwrap_or_default().split("; ").skip(1) {
+        if let Some((what, count)) = part.split_once(": ")
+            && let Ok(count) = count.parse::<u64>()
+        {
+            *totals.entry(what.to_owned()).or_default() += count;
+        }
+    }
 }
 
 /// The one run of this process.

@@ -95,7 +95,7 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
         .enable_random_order()
         .build();
     cluster::add_hosts(&mut sim, world);
-    let mut injector = Injector::new(schedule, settings.latency, settings.hosts(), world.trace.clone());
+    let mut injector = Injector::new(schedule, world);
     let failure = loop {
         let now = sim.elapsed();
         world.trace.advance(now);
@@ -119,7 +119,8 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
             break Some(format!("no end {PROGRESS_WITHIN:?} after all was healed; what is being done:\n{doing}"));
         }
     };
-    world.board.add("faults struck", u64::from(injector.struck()));
+    let again = world.board.metric("mallorn_worker_register_again_total");
+    world.board.add("workers that registered again", again.iter().map(|(_, count)| *count as u64).sum());
     (sim.elapsed(), failure)
 }
 

@@ -23,7 +23,9 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         // Sometimes back before the lease is over, sometimes long after everybody gave up.
         let back_after_ms = random.random_range(10..8000);
         let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
-        faults.push(Fault { at, kind: Kind::Crash { host, vanishes, back_after_ms } });
+        let drains = host.starts_with("worker") && random.random_bool(0.2);
+        let crash = Kind::Crash { host: host.clone(), vanishes, back_after_ms };
+        faults.push(Fault { at, kind: if drains { Kind::Drain { host, back_after_ms } } else { crash } });
     }
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
