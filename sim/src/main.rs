@@ -106,13 +106,14 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
     let scenarios = chosen(scenario);
     let runs =
         (first_seed..first_seed + seeds).flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
-    let (mut count, mut wrong, mut totals) = (0, Vec::new(), BTreeMap::new());
+    let (mut count, mut wrong, mut totals) = (0, Vec::new(), BTreeMap::<String, u64>::new());
     children::each(
         runs,
         |(scenario, seed)| Child::replay(*scenario, *seed, &[]),
         |(scenario, seed), output| {
             count += 1;
             print!("{}", output.text);
+            add_counts(&output.text, &mut totals);
             if !output.good {
                 wrong.push(format!("{scenario} {seed}"));
             }
