@@ -173,7 +173,7 @@ impl ShuffleClient {
         maps: Option<u32>,
     ) -> Result<Generation, LifecycleError> {
         let instance = self.instance();
-        let request = v1::RegisterShuffleRequest { instance, shuffle, partitions, maps };
+        let request = v1::RegisterShuffleRequest { instance, shuffle, partitions, maps, ..Default::default() };
         let reply = self.inner.link.call(|mut door| async move { door.register_shuffle(request).await }).await?;
         Ok(Generation(reply.generation))
     }

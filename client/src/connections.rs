@@ -63,7 +63,7 @@ impl Connections {
 
     async fn dial(&self, address: &v1::WorkerAddress, key: &Key) -> Result<Connection, OpenError> {
         let incarnation = match key.role {
-            Role::Push => key.incarnation,
+            Role::Push | Role::Replicate => key.incarnation,
             Role::Fetch => Incarnation(0),
         };
         let hello = Hello {

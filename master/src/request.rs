@@ -145,6 +145,8 @@ fn disk(disk: v1::DiskState) -> Result<Disk, RequestError> {
     check_length("the path of a data folder", &disk.path, PATH_BYTES_MAX)?;
     let health = match disk.health() {
         v1::disk_state::Health::Healthy => DiskHealth::Healthy,
+        v1::disk_state::Health::Full => DiskHealth::Full,
+        v1::disk_state::Health::Slow => DiskHealth::Slow,
         v1::disk_state::Health::Failed => DiskHealth::Failed,
     };
     Ok(Disk { path: disk.path, health, capacity_bytes: disk.capacity_bytes, free_bytes: disk.free_bytes })
@@ -221,6 +223,7 @@ mod tests {
                 incarnation: 7,
                 control: "host:1".to_owned(),
                 data: "[::1]:2".to_owned(),
+                ..Default::default()
             }),
             memory: Some(v1::MemoryState { arena_bytes: 10, held_bytes: 1, push_free_bytes: 99 }),
             disks: vec![v1::DiskState { path: "/data".to_owned(), ..v1::DiskState::default() }],

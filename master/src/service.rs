@@ -13,6 +13,7 @@ use mallorn_master_core::{
 };
 use mallorn_proto::id::{Incarnation, Instance, WorkerId};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_server::{Master as MasterService, MasterServer};
 use mallorn_runtime::clock::{self, Clock, millis};
@@ -228,6 +229,7 @@ impl State {
                 picks,
                 arena_bytes: memory.arena_bytes,
                 held_bytes: memory.held_bytes,
+                ..Default::default()
             }
         };
         self.metrics.placement(reply.picks.len());
@@ -314,6 +316,13 @@ impl MasterService for Service {
         self.0.answer("resolve_workers", State::resolve_workers, request)
     }
 
+    async fn resolve_moved(
+        &self,
+        _: Request<v1::ResolveMovedRequest>,
+    ) -> Result<Response<v1::ResolveMovedReply>, tonic::Status> {
+        Err(to_grpc(Status::UnsupportedVersion, "this master keeps no account of what was handed over yet"))
+    }
+
     async fn describe_cluster(
         &self,
         request: Request<v1::DescribeClusterRequest>,
@@ -340,7 +349,7 @@ fn resolved(master: &Master, now: Duration, id: WorkerId, worker: Option<&Worker
 fn address_of(id: WorkerId, worker: &Worker) -> v1::WorkerAddress {
     let Address { name, control, data } = worker.address.clone();
     let Incarnation(incarnation) = worker.incarnation;
-    v1::WorkerAddress { worker: Some(id.into()), name, incarnation, control, data }
+    v1::WorkerAddress { worker: Some(id.into()), name, incarnation, control, data, ..Default::default() }
 }
 
 fn memory(memory: Memory) -> v1::MemoryState {
@@ -351,6 +360,8 @@ fn memory(memory: Memory) -> v1::MemoryState {
 fn disk(disk: &Disk) -> v1::DiskState {
     let health = match disk.health {
         DiskHealth::Healthy => v1::disk_state::Health::Healthy,
+        DiskHealth::Full => v1::disk_state::Health::Full,
+        DiskHealth::Slow => v1::disk_state::Health::Slow,
         DiskHealth::Failed => v1::disk_state::Health::Failed,
     };
     let (capacity_bytes, free_bytes) = (disk.capacity_bytes, disk.free_bytes);

@@ -56,6 +56,7 @@ fn registration(id: u128, incarnation: u64) -> v1::RegisterWorkerRequest {
         incarnation,
         control: format!("10.0.0.{id}:9097"),
         data: format!("10.0.0.{id}:9098"),
+        ..Default::default()
     };
     v1::RegisterWorkerRequest {
         cluster: cluster(),
@@ -82,11 +83,12 @@ fn heartbeat(id: u128, incarnation: u64, held: Option<v1::Application>) -> v1::H
         disks: Vec::new(),
         draining: false,
         held: held.into_iter().collect(),
+        ..Default::default()
     }
 }
 
 fn place(application: Option<v1::Application>, locations: u32) -> v1::PlaceRequest {
-    v1::PlaceRequest { cluster: cluster(), application, locations, exclude: Vec::new() }
+    v1::PlaceRequest { cluster: cluster(), application, locations, exclude: Vec::new(), ..Default::default() }
 }
 
 /// What the admin port answers to a GET.

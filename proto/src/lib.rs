@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod durability;
 pub mod frame;
 pub mod id;
 pub mod limits;

@@ -17,6 +17,9 @@ pub const BODY_BYTES_DEFAULT: u32 = 1024 * 1024 + 4096;
 /// Most locations that one merged push may name.
 pub const MERGED_LOCATIONS_MAX: usize = 4096;
 
+/// Most batches that one replicated frame may hold.
+pub const REPLICATED_BATCHES_MAX: usize = 2048;
+
 /// Largest application name, in bytes.
 pub const APPLICATION_BYTES_MAX: usize = 256;
 

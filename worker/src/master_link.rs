@@ -181,6 +181,7 @@ impl MasterLink {
             incarnation: incarnation.0,
             control: self.addresses.control.clone(),
             data: self.addresses.data.clone(),
+            ..Default::default()
         }
     }
 
@@ -195,6 +196,7 @@ impl MasterLink {
                 disks: Vec::new(),
                 draining: self.store.is_draining(),
                 held: page.into_iter().map(held_to_wire).collect(),
+                ..Default::default()
             };
             let reply = self.client.heartbeat(request).await?.into_inner();
             if reply.register_again {

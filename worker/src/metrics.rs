@@ -102,7 +102,9 @@ impl Metrics {
             )?,
             batches: Status::ALL.iter().map(|status| batches.with_label_values(&[status.name()])).collect(),
             refused: Refusal::ALL.iter().map(|reason| refused.with_label_values(&[reason.name()])).collect(),
-            connections: [Role::Push, Role::Fetch].map(|role| connections.with_label_values(&[role.name()])).into(),
+            connections: [Role::Push, Role::Fetch, Role::Replicate]
+                .map(|role| connections.with_label_values(&[role.name()]))
+                .into(),
             open: locations.with_label_values(&["open"]),
             frozen: locations.with_label_values(&["frozen"]),
             sealed: locations.with_label_values(&["sealed"]),

@@ -161,6 +161,7 @@ impl Server {
                 let mut connection = FetchConnection { streams, inbound, outbound: &mut outbound };
                 (connection.serve(shutdown).await, connection.inbound)
             }
+            Role::Replicate => (Err(Ended::Unexpected { kind: Kind::Hello }), inbound),
         };
         match ended {
             Ok(()) => outbound.close().await,

@@ -78,7 +78,11 @@ impl Worker for Service {
         let application = self.admit(&request.cluster, request.worker, request.application)?;
         let ids = location_ids(&request.locations)?;
         let frozen = self.store.freeze(&application, &ids);
-        let answer = |acked: Option<u64>| v1::Frozen { unknown: acked.is_none(), acked_length: acked.unwrap_or(0) };
+        let answer = |acked: Option<u64>| v1::Frozen {
+            unknown: acked.is_none(),
+            acked_length: acked.unwrap_or(0),
+            ..Default::default()
+        };
         Ok(Response::new(v1::FreezeReply { locations: frozen.into_iter().map(answer).collect() }))
     }
 
@@ -105,6 +109,14 @@ impl Worker for Service {
             .map_err(|error| to_grpc(Status::Malformed, format!("the field `shuffles`: {error}")))?;
         let bytes = shuffles.runs().iter().map(|range| self.store.release(&application, range.clone())).sum();
         Ok(Response::new(v1::ReleaseReply { bytes }))
+    }
+
+    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleReply>, tonic::Status> {
+        Err(to_grpc(Status::UnsupportedVersion, "this worker takes nothing over yet"))
+    }
+
+    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
+        Err(to_grpc(Status::UnsupportedVersion, "this worker is drained by SIGTERM only"))
     }
 }
 

@@ -90,6 +90,13 @@ impl Master for Played {
         Err(tonic::Status::unimplemented("not a worker's call"))
     }
 
+    async fn resolve_moved(
+        &self,
+        _: Request<v1::ResolveMovedRequest>,
+    ) -> Result<Response<v1::ResolveMovedReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not heard of in these tests"))
+    }
+
     async fn describe_cluster(
         &self,
         _: Request<v1::DescribeClusterRequest>,

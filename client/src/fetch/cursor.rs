@@ -219,6 +219,7 @@ impl Cursor {
             shuffle: self.source.shuffle,
             generation: self.source.generation.0,
             lost: Vec::new(),
+            ..Default::default()
         };
         let call = client.link.call(|mut door| {
             let request = request.clone();

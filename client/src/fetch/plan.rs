@@ -116,6 +116,7 @@ impl Plan {
             shuffle: self.request.shuffle,
             generation: self.generation.0,
             lost: lost.into_iter().map(Into::into).collect(),
+            ..Default::default()
         };
         let call = client.link.call(|mut door| {
             let request = request.clone();

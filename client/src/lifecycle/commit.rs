@@ -161,6 +161,7 @@ impl At<'_> {
                 application: application_of(self.shared),
                 worker: Some(worker.into()),
                 locations: page.iter().map(one).collect(),
+                ..Default::default()
             };
             let reply = self.door(worker)?.seal(request).await?.into_inner();
             answers_all(page.len(), reply.locations.len())?;
@@ -169,6 +170,9 @@ impl At<'_> {
                 use v1::sealed::Outcome;
                 match sealed.outcome() {
                     Outcome::Sealed => state.sealed(location),
+                    // It is offered again.
+                    Outcome::NotDurable => {}
+                    Outcome::Moved => state.failed(location, "its worker has handed it over"),
                     Outcome::Unknown => state.failed(location, "its worker does not have it"),
                     Outcome::Short => state.failed(location, "its worker holds less than was acked"),
                     Outcome::Conflict => state.failed(location, "its worker has sealed it otherwise"),

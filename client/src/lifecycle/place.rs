@@ -149,6 +149,7 @@ async fn pick(shared: &Shared, locations: u32, full: &mut NoSpace) -> Vec<v1::Wo
         application: application_of(shared),
         locations,
         exclude: shared.workers.excluded().into_iter().map(Into::into).collect(),
+        ..Default::default()
     };
     let reply = match shared.workers.master().place(request).await {
         Ok(reply) => reply.into_inner(),
@@ -191,6 +192,7 @@ async fn reserve_at(
         worker: Some(id.into()),
         incarnation: address.incarnation,
         locations: locations.iter().copied().map(Into::into).collect(),
+        ..Default::default()
     };
     let Some(mut door) = shared.workers.door(id) else { return 0 };
     let reply = match door.reserve(request).await {
@@ -212,7 +214,7 @@ async fn reserve_at(
                 placed += 1;
                 state.placed(*location, id, reserved.handle.into());
             }
-            Outcome::Full | Outcome::Closed => shared.workers.exclude(id, EXCLUDE_FULL),
+            Outcome::Full | Outcome::Closed | Outcome::NoDisk => shared.workers.exclude(id, EXCLUDE_FULL),
             Outcome::Draining => shared.workers.exclude(id, EXCLUDE_LEAVING),
         }
     }

@@ -111,6 +111,7 @@ fn partition_plan(partition: u32, plan: PartitionPlan, table: &mut AddressTable<
             seal: sealed.seal.0,
             length: sealed.length,
             worker: table.index(sealed.worker),
+            ..Default::default()
         };
     v1::PartitionPlan {
         partition,

@@ -68,6 +68,7 @@ pub(crate) fn address(data: &str) -> v1::WorkerAddress {
         incarnation: INCARNATION,
         control: data.to_owned(),
         data: data.to_owned(),
+        ..Default::default()
     }
 }
 

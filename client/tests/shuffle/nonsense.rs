@@ -195,8 +195,13 @@ impl Served {
     /// A lifecycle manager that plans to read the location, by the token of its one map.
     async fn planned(&self, data: &str) -> FakeLifecycle {
         let driver = FakeLifecycle::start(1, data).await;
-        let sealed =
-            v1::SealedLocation { location: Some(read_location().into()), seal: 4, length: self.length(), worker: 0 };
+        let sealed = v1::SealedLocation {
+            location: Some(read_location().into()),
+            seal: 4,
+            length: self.length(),
+            worker: 0,
+            ..Default::default()
+        };
         let partition = v1::PartitionPlan { partition: 0, locations: vec![sealed], sum: None, lost: String::new() };
         let touched = vec![v1::Range { first: 0, end: 1 }];
         let mut script = driver.script.lock();

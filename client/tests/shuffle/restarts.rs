@@ -113,6 +113,14 @@ impl Worker for Forgetful {
     async fn release(&self, _: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, Status> {
         Ok(Response::new(v1::ReleaseReply::default()))
     }
+
+    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleReply>, Status> {
+        Ok(Response::new(v1::SettleReply::default()))
+    }
+
+    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
+        Ok(Response::new(v1::DrainReply::default()))
+    }
 }
 
 #[tokio::test]
@@ -134,6 +142,7 @@ async fn a_worker_that_answers_a_commit_with_nothing_is_given_up_in_the_end() {
             incarnation: INCARNATION,
             control: address.clone(),
             data: address,
+            ..Default::default()
         }),
         memory: Some(v1::MemoryState { arena_bytes: 1 << 30, held_bytes: 0, push_free_bytes: 1 << 30 }),
         disks: Vec::new(),

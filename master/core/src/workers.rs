@@ -51,6 +51,10 @@ impl Memory {
 pub enum DiskHealth {
     /// It can.
     Healthy,
+    /// It has no room for more; what it has is read.
+    Full,
+    /// It answers too late to be given new data.
+    Slow,
     /// The worker has given it up.
     Failed,
 }

@@ -15,6 +15,8 @@ pub enum Role {
     Push = 0,
     /// Reads.
     Fetch = 1,
+    /// Batches that another worker forwards: as the primary of a location, or because it leaves. Its application is empty.
+    Replicate = 2,
 }
 
 impl Role {
@@ -24,6 +26,7 @@ impl Role {
         match self {
             Self::Push => "push",
             Self::Fetch => "fetch",
+            Self::Replicate => "replicate",
         }
     }
 }
@@ -81,6 +84,7 @@ impl Hello {
         let role = match from.get_u8() {
             0 => Role::Push,
             1 => Role::Fetch,
+            2 => Role::Replicate,
             value => return Err(MessageError::Value { field: "role", value: u64::from(value) }),
         };
         let worker = WorkerId(from.get_u128());

@@ -15,11 +15,13 @@
 //! | 72 | Fetched | stream u64, offset u64, next u64 | whole batches |
 //! | 73 | CloseStream | (no request number) stream u64 | |
 //! | 74 | Failure | status u8, text str | |
+//! | 75 | Replicate | count u16, count x (handle u64, offset u64, length u32) | the batches, in that order |
 //!
 //! `str` is a u16 length and that many bytes of UTF-8 (the credential: any bytes).
 
 mod hello;
 mod push;
+mod replicate;
 mod fetch;
 mod failure;
 
@@ -29,6 +31,7 @@ pub use self::failure::Failure;
 pub use self::fetch::{CloseStream, Fetch, Fetched, Open, Opened};
 pub use self::hello::{Hello, Role, Welcome};
 pub use self::push::{MergedPart, Push, PushMerged, PushReply};
+pub use self::replicate::{Replicate, ReplicatedPart};
 
 /// Type numbers of our own messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,10 +49,11 @@ pub enum Kind {
     Fetched = 72,
     CloseStream = 73,
     Failure = 74,
+    Replicate = 75,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Welcome,
         Self::Push,
@@ -61,6 +65,7 @@ impl Kind {
         Self::Fetched,
         Self::CloseStream,
         Self::Failure,
+        Self::Replicate,
     ];
 
     /// The kind of a type number.

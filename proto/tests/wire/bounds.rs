@@ -5,7 +5,8 @@ use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, Instance, Locat
 use mallorn_proto::id::{WorkerId, WorkerIdError};
 use mallorn_proto::limits;
 use mallorn_proto::message::{
-    Failure, Fetched, Hello, Kind, MergedPart, MessageError, Open, Opened, PushMerged, PushReply, Role, Welcome,
+    Failure, Fetched, Hello, Kind, MergedPart, MessageError, Open, Opened, PushMerged, PushReply, Replicate,
+    ReplicatedPart, Role, Welcome,
 };
 use mallorn_proto::status::{self, GRPC_STATUS_KEY, Status};
 use mallorn_proto::version;
@@ -50,6 +51,13 @@ fn the_largest_messages_fit_a_header() {
             request: 1,
             parts: vec![MergedPart { handle: Handle(1), length: u32::MAX }; limits::MERGED_LOCATIONS_MAX],
         },
+        Message::Replicate {
+            request: 1,
+            parts: vec![
+                ReplicatedPart { handle: Handle(1), offset: u64::MAX, length: u32::MAX };
+                limits::REPLICATED_BATCHES_MAX
+            ],
+        },
         Message::PushReply(PushReply { request: 1, statuses: vec![Status::Busy; limits::MERGED_LOCATIONS_MAX] }),
         Message::Opened(opened(limits::CHUNKS_MAX as u64, &rising)),
         Message::Failure(Failure {
@@ -75,6 +83,13 @@ fn one_over_a_list_s_bound_is_refused_on_both_sides() {
     let header = with_count(vec![0; 8], limit + 1, &[0; 12]);
     assert_eq!(Message::decode(Kind::PushMerged, &header, 0).map(drop), too_many("merged locations", limit));
 
+    let limit = limits::REPLICATED_BATCHES_MAX;
+    let parts = vec![ReplicatedPart { handle: Handle(0), offset: 0, length: 0 }; limit + 1];
+    assert_eq!(Replicate::encode(1, &parts, &mut Vec::new()), too_many("replicated batches", limit));
+    let header = with_count(vec![0; 8], limit + 1, &[0; 20]);
+    assert_eq!(Message::decode(Kind::Replicate, &header, 0).map(drop), too_many("replicated batches", limit));
+
+    let limit = limits::MERGED_LOCATIONS_MAX;
     assert_eq!(PushReply::encode(1, &vec![Status::Success; limit + 1], &mut Vec::new()), too_many("statuses", limit));
     let header = with_count(vec![0; 8], limit + 1, &[0]);
     assert_eq!(PushReply::decode(&header).map(drop), too_many("statuses", limit));
@@ -93,6 +108,7 @@ fn a_count_without_its_list_is_short_however_large() {
         let header = [&header[..8], &count.to_be_bytes()].concat();
         assert!(PushReply::decode(&header).is_err());
         assert!(PushMerged::decode(&header, 0).is_err());
+        assert!(Replicate::decode(&header, 0).is_err());
         let header = [&[0; 24][..], &count.to_be_bytes()].concat();
         assert!(Opened::decode(&header).is_err());
     }

@@ -6,13 +6,13 @@ use mallorn_proto::id::{
 use mallorn_proto::limits;
 use mallorn_proto::message::{
     CloseStream, Failure, Fetch, Fetched, Hello, Kind, MergedPart, MessageError, Open, Opened, Push, PushMerged,
-    PushReply, Role, Welcome,
+    PushReply, Replicate, ReplicatedPart, Role, Welcome,
 };
 use mallorn_proto::status::Status;
 use proptest::prelude::*;
 
 /// Kinds of messages, in the order of their numbers.
-pub(crate) const KINDS: [Kind; 11] = [
+pub(crate) const KINDS: [Kind; 12] = [
     Kind::Hello,
     Kind::Welcome,
     Kind::Push,
@@ -24,6 +24,7 @@ pub(crate) const KINDS: [Kind; 11] = [
     Kind::Fetched,
     Kind::CloseStream,
     Kind::Failure,
+    Kind::Replicate,
 ];
 
 /// A message of any kind.
@@ -40,6 +41,7 @@ pub(crate) enum Message {
     Fetched(Fetched),
     CloseStream(CloseStream),
     Failure(Failure),
+    Replicate { request: u64, parts: Vec<ReplicatedPart> },
 }
 
 impl Message {
@@ -56,6 +58,7 @@ impl Message {
             Self::Fetched(_) => Kind::Fetched,
             Self::CloseStream(_) => Kind::CloseStream,
             Self::Failure(_) => Kind::Failure,
+            Self::Replicate { .. } => Kind::Replicate,
         }
     }
 
@@ -73,11 +76,12 @@ impl Message {
             Self::Fetched(message) => message.encode(&mut bytes),
             Self::CloseStream(message) => message.encode(&mut bytes),
             Self::Failure(message) => message.encode(&mut bytes),
+            Self::Replicate { request, parts } => Replicate::encode(*request, parts, &mut bytes)?,
         }
         Ok(bytes)
     }
 
-    /// Decodes a header as a message of this kind; only a merged push looks at the body's length.
+    /// Decodes a header as a message of this kind; only a merged push and a replicated one look at the body's length.
     pub(crate) fn decode(kind: Kind, header: &[u8], body_length: usize) -> Result<Self, MessageError> {
         Ok(match kind {
             Kind::Hello => Self::Hello(Hello::decode(header)?),
@@ -94,6 +98,10 @@ impl Message {
             Kind::Fetched => Self::Fetched(Fetched::decode(header)?),
             Kind::CloseStream => Self::CloseStream(CloseStream::decode(header)?),
             Kind::Failure => Self::Failure(Failure::decode(header)?),
+            Kind::Replicate => {
+                let replicate = Replicate::decode(header, body_length)?;
+                Self::Replicate { request: replicate.request, parts: replicate.parts().collect() }
+            }
         })
     }
 
@@ -101,6 +109,7 @@ impl Message {
     pub(crate) fn body_length(&self) -> usize {
         match self {
             Self::PushMerged { parts, .. } => parts.iter().map(|part| part.length as usize).sum(),
+            Self::Replicate { parts, .. } => parts.iter().map(|part| part.length as usize).sum(),
             _ => 0,
         }
     }
@@ -118,6 +127,8 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
         any::<(u64, u64)>().prop_map(|(request, handle)| Message::Push(Push { request, handle: Handle(handle) })),
         (any::<u64>(), prop::collection::vec(any_part(), 0..40))
             .prop_map(|(request, parts)| Message::PushMerged { request, parts }),
+        (any::<u64>(), prop::collection::vec(any_replicated(), 0..40))
+            .prop_map(|(request, parts)| Message::Replicate { request, parts }),
         (any::<u64>(), prop::collection::vec(any_status(), 0..40))
             .prop_map(|(request, statuses)| Message::PushReply(PushReply { request, statuses })),
         any_open().prop_map(Message::Open),
@@ -135,7 +146,7 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
 }
 
 fn any_hello() -> impl Strategy<Value = Hello> {
-    let role = prop_oneof![Just(Role::Push), Just(Role::Fetch)];
+    let role = prop_oneof![Just(Role::Push), Just(Role::Fetch), Just(Role::Replicate)];
     let texts = ("[a-zé]{0,30}", ".{0,60}", prop::collection::vec(any::<u8>(), 0..200));
     let numbers = any::<(u16, u16, u128, u64, u64)>();
     (numbers, role, texts).prop_map(|(numbers, role, (cluster, name, credential))| Hello {
@@ -152,6 +163,14 @@ fn any_hello() -> impl Strategy<Value = Hello> {
 
 fn any_part() -> impl Strategy<Value = MergedPart> {
     any::<(u64, u32)>().prop_map(|(handle, length)| MergedPart { handle: Handle(handle), length })
+}
+
+fn any_replicated() -> impl Strategy<Value = ReplicatedPart> {
+    any::<(u64, u64, u32)>().prop_map(|(handle, offset, length)| ReplicatedPart {
+        handle: Handle(handle),
+        offset,
+        length,
+    })
 }
 
 fn any_status() -> impl Strategy<Value = Status> {

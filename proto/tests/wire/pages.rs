@@ -35,6 +35,7 @@ fn address() -> v1::WorkerAddress {
         incarnation: u64::MAX,
         control: "h".repeat(ADDRESS_BYTES_MAX),
         data: "h".repeat(ADDRESS_BYTES_MAX),
+        ..Default::default()
     }
 }
 
@@ -56,6 +57,7 @@ fn a_worker_s_pages_fit() {
         worker: Some(WORKER),
         incarnation: u64::MAX,
         locations: vec![LOCATION; PAGE_LOCATIONS_MAX],
+        ..Default::default()
     });
     let reserved = v1::Reserved { outcome: v1::reserved::Outcome::Closed as i32, handle: u64::MAX };
     assert_fits(&v1::ReserveReply { locations: vec![reserved; PAGE_LOCATIONS_MAX], memory: Some(MEMORY) });
@@ -65,7 +67,7 @@ fn a_worker_s_pages_fit() {
         worker: Some(WORKER),
         locations: vec![LOCATION; PAGE_LOCATIONS_MAX],
     });
-    let frozen = v1::Frozen { unknown: true, acked_length: u64::MAX };
+    let frozen = v1::Frozen { unknown: true, acked_length: u64::MAX, ..Default::default() };
     assert_fits(&v1::FreezeReply { locations: vec![frozen; PAGE_LOCATIONS_MAX] });
     let seal = v1::SealOne { location: Some(LOCATION), seal: u64::MAX, length: u64::MAX };
     assert_fits(&v1::SealRequest {
@@ -73,6 +75,7 @@ fn a_worker_s_pages_fit() {
         application: application(),
         worker: Some(WORKER),
         locations: vec![seal; PAGE_LOCATIONS_MAX],
+        ..Default::default()
     });
     let sealed = v1::Sealed { outcome: v1::sealed::Outcome::Conflict as i32, batches: u64::MAX };
     assert_fits(&v1::SealReply { locations: vec![sealed; PAGE_LOCATIONS_MAX] });
@@ -95,6 +98,7 @@ fn the_master_s_pages_fit() {
         disks: Vec::new(),
         draining: true,
         held: vec![held.clone()],
+        ..Default::default()
     });
     assert_fits(&v1::HeartbeatReply { register_again: true, ended: Vec::new(), released: vec![held] });
     assert_fits(&v1::RenewApplicationRequest {
@@ -107,12 +111,14 @@ fn the_master_s_pages_fit() {
         application: application(),
         locations: u32::MAX,
         exclude: vec![WORKER; WORKERS_MAX],
+        ..Default::default()
     });
     assert_fits(&v1::PlaceReply {
         workers: addresses(),
         picks: vec![WORKERS_MAX as u32; PAGE_LOCATIONS_MAX],
         arena_bytes: u64::MAX,
         held_bytes: u64::MAX,
+        ..Default::default()
     });
     assert_fits(&v1::ResolveWorkersRequest { cluster: cluster(), workers: vec![WORKER; WORKERS_MAX] });
     let resolved = v1::ResolvedWorker {
@@ -184,6 +190,7 @@ fn a_reader_s_pages_fit() {
         shuffle: u32::MAX,
         generation: u32::MAX,
         lost: vec![LOCATION; PAGE_LOCATIONS_MAX],
+        ..Default::default()
     });
     let resolved = v1::ResolvedLocation { address: Some(address()), gone: true, away: true };
     assert_fits(&v1::ResolveReply { workers: vec![resolved; WORKERS_MAX] });

@@ -141,6 +141,7 @@ fn assert_bounded(kind: Kind, bytes: &[u8], body_length: usize) {
         }
         Message::Welcome(welcome) => assert!(welcome.body_limit as usize <= limits::BODY_BYTES_MAX),
         Message::PushMerged { parts, .. } => assert!(parts.len() <= limits::MERGED_LOCATIONS_MAX),
+        Message::Replicate { parts, .. } => assert!(parts.len() <= limits::REPLICATED_BATCHES_MAX),
         Message::PushReply(reply) => assert!(reply.statuses.capacity() <= limits::MERGED_LOCATIONS_MAX),
         Message::Opened(opened) => {
             assert!(opened.chunk_ends.capacity() <= limits::CHUNKS_MAX);

@@ -115,6 +115,7 @@ impl Node {
             worker: Some(self.running.worker().into()),
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
+            ..Default::default()
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
     }
@@ -143,6 +144,7 @@ impl Node {
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             locations: vec![one],
+            ..Default::default()
         };
         self.control.clone().seal(request).await.unwrap().into_inner().locations[0]
     }

@@ -39,6 +39,7 @@ fn address() -> v1::WorkerAddress {
         incarnation: 0xa0a1_a2a3_a4a5_a6a7,
         control: "worker-0.mallorn:7101".to_owned(),
         data: "[fd00::1]:7102".to_owned(),
+        ..Default::default()
     }
 }
 
@@ -94,6 +95,7 @@ fn master() -> Vec<Golden> {
                 disks: disks(),
                 draining: false,
                 held: held(),
+                ..Default::default()
             },
         ),
         message(
@@ -111,6 +113,7 @@ fn master() -> Vec<Golden> {
                 application: application(),
                 locations: 300,
                 exclude: worker_id().into_iter().collect(),
+                ..Default::default()
             },
         ),
         message(
@@ -120,6 +123,7 @@ fn master() -> Vec<Golden> {
                 picks: vec![0, 0, 1, 300],
                 arena_bytes: 1 << 31,
                 held_bytes: 4096,
+                ..Default::default()
             },
         ),
         message(
@@ -152,6 +156,7 @@ fn worker() -> Vec<Golden> {
                 worker: worker_id(),
                 incarnation: 0xa0a1_a2a3_a4a5_a6a7,
                 locations: locations(),
+                ..Default::default()
             },
         ),
         message(
@@ -174,8 +179,8 @@ fn worker() -> Vec<Golden> {
             "worker_freeze_reply",
             v1::FreezeReply {
                 locations: vec![
-                    v1::Frozen { unknown: false, acked_length: 1 << 33 },
-                    v1::Frozen { unknown: true, acked_length: 0 },
+                    v1::Frozen { unknown: false, acked_length: 1 << 33, ..Default::default() },
+                    v1::Frozen { unknown: true, acked_length: 0, ..Default::default() },
                 ],
             },
         ),
@@ -190,6 +195,7 @@ fn worker() -> Vec<Golden> {
                     seal: 0xd0d1_d2d3_d4d5_d6d7,
                     length: 1 << 33,
                 }],
+                ..Default::default()
             },
         ),
         message(
@@ -228,7 +234,13 @@ fn sum() -> v1::PartitionSum {
 }
 
 fn lifecycle_of_shuffles() -> Vec<Golden> {
-    let register = |maps| v1::RegisterShuffleRequest { instance: INSTANCE, shuffle: 7, partitions: 300, maps };
+    let register = |maps| v1::RegisterShuffleRequest {
+        instance: INSTANCE,
+        shuffle: 7,
+        partitions: 300,
+        maps,
+        ..Default::default()
+    };
     vec![
         message(
             "lifecycle_join_reply",
@@ -304,8 +316,13 @@ fn lifecycle_of_attempts() -> Vec<Golden> {
 }
 
 fn lifecycle_of_reads() -> Vec<Golden> {
-    let sealed =
-        v1::SealedLocation { location: Some(location(2)), seal: 0xd0d1_d2d3_d4d5_d6d7, length: 1 << 33, worker: 0 };
+    let sealed = v1::SealedLocation {
+        location: Some(location(2)),
+        seal: 0xd0d1_d2d3_d4d5_d6d7,
+        length: 1 << 33,
+        worker: 0,
+        ..Default::default()
+    };
     vec![
         message(
             "lifecycle_plan_read_request",

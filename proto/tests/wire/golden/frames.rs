@@ -6,7 +6,8 @@ use mallorn_proto::id::{
 };
 use mallorn_proto::limits::{BODY_BYTES_MAX, FRAME_PREFIX_BYTES};
 use mallorn_proto::message::{
-    CloseStream, Failure, Fetch, Fetched, Hello, Kind, MergedPart, Open, Opened, Push, PushReply, Role, Welcome,
+    CloseStream, Failure, Fetch, Fetched, Hello, Kind, MergedPart, Open, Opened, Push, PushReply, ReplicatedPart, Role,
+    Welcome,
 };
 use mallorn_proto::status::Status;
 
@@ -90,12 +91,19 @@ fn connection() -> Vec<(&'static str, Message)> {
         credential: Vec::new(),
         ..hello.clone()
     };
+    let replicate = Hello {
+        role: Role::Replicate,
+        application: Application { name: String::new(), instance: Instance(0) },
+        credential: Vec::new(),
+        ..hello.clone()
+    };
     let welcome = Welcome { version: 1, body_limit: 0x0010_1000, incarnation: Incarnation(0xa0a1_a2a3_a4a5_a6a7) };
     let failure =
         |text: &str| Failure { request: 0x1112_1314_1516_1718, status: Status::NotHere, text: text.to_owned() };
     vec![
         ("hello_push", Message::Hello(hello)),
         ("hello_fetch", Message::Hello(fetch)),
+        ("hello_replicate", Message::Hello(replicate)),
         ("welcome", Message::Welcome(welcome)),
         ("failure", Message::Failure(failure("kein Platz für Partition 3"))),
         ("failure_silent", Message::Failure(failure(""))),
@@ -110,6 +118,16 @@ fn push() -> Vec<(&'static str, Message)> {
         (
             "push_merged",
             Message::PushMerged { request, parts: vec![part(0xc0c1_c2c3_c4c5_c6c7, 28), part(1, 0x0001_0203)] },
+        ),
+        (
+            "replicate",
+            Message::Replicate {
+                request,
+                parts: vec![
+                    ReplicatedPart { handle: Handle(0xc0c1_c2c3_c4c5_c6c7), offset: 0x0001_0203_0405_0607, length: 28 },
+                    ReplicatedPart { handle: Handle(1), offset: 0, length: 0x0001_0203 },
+                ],
+            },
         ),
         ("push_reply", Message::PushReply(PushReply { request, statuses: Status::ALL.to_vec() })),
     ]
