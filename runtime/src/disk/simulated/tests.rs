@@ -1,6 +1,7 @@
+use std::future::pending;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Conditions, Disk, DiskFaults, File, FileError, LockError, OpenHow, Space, Trouble, trouble};
+use crate::disk::{Conditions, Disk, DiskFaults, File, FileError, Lane, LockError, OpenHow, Space, Trouble, trouble};
 use crate::random::Random;
 
 const SEEDS: u64 = 200;
@@ -132,6 +133,36 @@ fn a_loss_of_power_is_a_new_start_of_the_machine() {
     drop(held);
     open.write_at(&[b"late"], 0).unwrap();
     assert_eq!(content(&disk, "file").unwrap(), "");
+}
+
+#[test]
+fn a_crash_gives_locks_back_and_ends_what_waited_for_the_disk_but_keeps_what_was_written() {
+    let (disk, faults) = disk();
+    let (written, host) = (disk.clone(), "worker");
+    let mut sim = turmoil::Builder::new().build();
+    sim.host(host, move || {
+        let disk = disk.clone();
+        async move {
+            let _held = disk.lock(&path("lock"))?;
+            let lane = Lane::new(&disk, path(""), "disk-0", 1, 1)?;
+            let file = disk.open(&path("file"), OpenHow::Write)?;
+            let end = file.length()?;
+            file.write_at(&[b"life "], end)?;
+            lane.run(move || file.write_at(&[b"job "], end + 5)).await??;
+            pending().await
+        }
+    });
+    faults.change(Path::new("/data"), |disk| disk.hung = true);
+    for _ in 0..2 {
+        sim.step().unwrap();
+        sim.crash(host);
+        sim.bounce(host);
+    }
+    faults.heal();
+    for _ in 0..5 {
+        sim.step().unwrap();
+    }
+    assert_eq!(content(&written, "file").unwrap(), "life life life job ");
 }
 
 #[test]
