@@ -150,3 +150,6 @@ async fn simulate_threads(
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ mod faults;
 mod file;
 mod inode;
 mod names;
+#[cfg(test)]
+mod tests;
 
 pub use self::faults::{Conditions, DiskFaults, Latency};
 

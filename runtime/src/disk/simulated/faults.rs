@@ -80,9 +80,9 @@ impl DiskFaults {
         state.names.file(path).is_ok_and(|inode| inode.flip_bit(offset, bit))
     }
 
-    /// The machine loses power: what was synced stays, with names that were; of other writes and names some stay, and of a
-    /// write perhaps its first bytes. Locks are gone. To be called when the processes are dead: what they still have open is
-    /// no file any more.
+    /// The machine loses power: what was synced stays, with names that were; of other names some stay, and of other writes
+    /// some, or their first bytes, or their length with zeros. Locks are gone. To be called when the processes are dead:
+    /// what they still have open is no file any more.
     pub fn lose_power(&self, random: &Random) {
         let mut state = self.tree.state.lock();
         state.names.lose_power(random);

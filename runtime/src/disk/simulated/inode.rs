@@ -39,12 +39,14 @@ impl Change {
 
     /// What of it reached the disk when the power went.
     fn apply_by_chance(&self, content: &mut Vec<u8>, random: &Random) {
-        match (self, random.below(4)) {
+        match (self, random.below(5)) {
             (_, 0) => {}
             (Self::Write { offset, bytes }, 1) => {
                 let torn = random.below(bytes.len() as u64) as usize;
                 write(content, *offset, &bytes[..torn]);
             }
+            // The length may be there before the bytes are.
+            (Self::Write { offset, bytes }, 2) => content.resize(content.len().max(offset + bytes.len()), 0),
             (change, _) => change.apply(content),
         }
     }
