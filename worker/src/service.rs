@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId, WorkerId};
 use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
 use mallorn_proto::range_set::RangeSet;
@@ -67,7 +68,7 @@ impl Worker for Service {
         let ids = location_ids(&request.locations)?;
         let reserved = self
             .store
-            .reserve(&application, Incarnation(request.incarnation), &ids)
+            .reserve(&application, Incarnation(request.incarnation), Durability::from_wire(request.durability), &ids)
             .map_err(|error| to_grpc(Status::Fenced, error.to_string()))?;
         let locations = reserved.into_iter().map(reserved_to_wire).collect();
         Ok(Response::new(v1::ReserveReply { locations, memory: Some(memory_to_wire(&self.store.usage())) }))
@@ -98,7 +99,8 @@ impl Worker for Service {
             Ok((LocationId::from(location), SealId(one.seal), one.length))
         };
         let seals = request.locations.iter().map(one).collect::<Result<Vec<_>, tonic::Status>>()?;
-        let sealed = self.store.seal(&application, &seals);
+        let durability = Durability::from_wire(request.durability);
+        let sealed = self.store.seal(&application, durability, &seals).await;
         Ok(Response::new(v1::SealReply { locations: sealed.into_iter().map(sealing_to_wire).collect() }))
     }
 
@@ -136,6 +138,7 @@ fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
         Reserved::Closed => (Outcome::Closed, 0),
         Reserved::Full => (Outcome::Full, 0),
         Reserved::Draining => (Outcome::Draining, 0),
+        Reserved::NoDisk => (Outcome::NoDisk, 0),
     };
     v1::Reserved { outcome: outcome.into(), handle }
 }
@@ -147,6 +150,7 @@ fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
         Sealing::Unknown => (Outcome::Unknown, 0),
         Sealing::Short { .. } => (Outcome::Short, 0),
         Sealing::Conflict => (Outcome::Conflict, 0),
+        Sealing::NotDurable => (Outcome::NotDurable, 0),
     };
     v1::Sealed { outcome: outcome.into(), batches }
 }

@@ -126,6 +126,9 @@ pub enum FileAction {
     /// [`Disk::open`](super::Disk::open).
     #[error("open")]
     Open,
+    /// [`Disk::make_dir`](super::Disk::make_dir).
+    #[error("make the folder")]
+    MakeDir,
     /// [`Disk::remove_file`](super::Disk::remove_file).
     #[error("remove")]
     Remove,
@@ -202,6 +205,12 @@ pub fn trouble(error: &io::Error) -> Trouble {
         (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => Trouble::Full,
         (ErrorKind::OutOfMemory, _) | (_, Some(Errno::MFILE | Errno::NFILE)) => Trouble::Process,
         _ => Trouble::Failing,
+    }
+}
+
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        Self::new(error.source.kind(), error)
     }
 }
 

@@ -53,6 +53,23 @@ enum Held {
 }
 
 impl Disk {
+    /// Makes a folder in one that exists; one that is there already is fine. Unlike [`create_dir`](Self::create_dir) it does
+    /// not bring back what is above it.
+    ///
+    /// # Errors
+    /// [`is_not_found`](FileError::is_not_found) where the folder above is gone.
+    pub fn make_dir(&self, path: &Path) -> Result<(), FileError> {
+        let made = match &self.backing {
+            Backing::Real => fs::create_dir(path),
+            #[cfg(feature = "sim")]
+            Backing::Simulated(tree) => tree.make_dir(path),
+        };
+        match made {
+            Err(source) if source.kind() == ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(failed(FileAction::MakeDir, path)),
+        }
+    }
+
     /// Removes a file; one that does not exist is fine. Its space comes back once nobody has it open.
     pub fn remove_file(&self, path: &Path) -> Result<(), FileError> {
         let removed = match &self.backing {

@@ -192,6 +192,13 @@ impl Tree {
         state.names.create_dir(path)
     }
 
+    pub(super) fn make_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(path, Operation::Write)?;
+        state.names.check_folder(path.parent().unwrap_or(Path::new("")))?;
+        state.names.create_dir(path)
+    }
+
     pub(super) fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.check(path, Operation::Write)?;

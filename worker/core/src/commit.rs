@@ -22,6 +22,8 @@ pub enum Sealing {
         /// Bytes that it held.
         held: u64,
     },
+    /// It is sealed, and no disk takes it now: whoever asked for more than memory asks again.
+    NotDurable,
     /// It is sealed under another pair, or the length is no border between its batches: the caller is not the lifecycle
     /// manager that its batches were acked to.
     Conflict,

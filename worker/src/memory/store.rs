@@ -7,18 +7,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use mallorn_proto::batch::Place;
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
-use mallorn_worker_core::push::{Life, Reservation, reserve};
+use mallorn_worker_core::push::{Life, Log, Reservation, reserve};
 use parking_lot::RwLock;
 
 use super::arena::Arena;
-use super::location::{LOCATION_HEAP_BYTES, Location};
+use super::location::{LOCATION_HEAP_BYTES, Location, Made};
 use crate::metrics::Metrics;
+use crate::spill::Spill;
 
 type Shuffle = BTreeMap<(Partition, Epoch), Arc<Location>>;
 type Shuffles = BTreeMap<ShuffleId, Shuffle>;
@@ -27,6 +28,7 @@ type Shuffles = BTreeMap<ShuffleId, Shuffle>;
 pub(crate) struct Store {
     pub(crate) arena: Arc<Arena>,
     pub(crate) metrics: Metrics,
+    pub(crate) spill: Arc<Spill>,
     body_bytes_max: u32,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
@@ -51,6 +53,17 @@ pub(crate) enum Reserved {
     Full,
     /// No new locations are taken.
     Draining,
+    /// No disk can take what the durability asks for.
+    NoDisk,
+}
+
+/// What all locations of one reservation have in common.
+struct Asked {
+    application: Arc<Application>,
+    durability: Durability,
+    draining: bool,
+    /// Some disk can take what the durability asks for.
+    can_write: bool,
 }
 
 /// The caller's incarnation is not this worker's.
@@ -63,10 +76,11 @@ pub(crate) struct WrongIncarnation {
 
 impl Store {
     /// Empty, in a fresh incarnation.
-    pub(crate) fn new(arena: Arc<Arena>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
+    pub(crate) fn new(spill: Arc<Spill>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
+        let arena = Arc::clone(spill.arena());
         let incarnation = Incarnation(random.id());
         let names = Names { incarnation, draining: false, applications: BTreeMap::new() };
-        Self { arena, metrics, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
+        Self { arena, metrics, spill, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
     }
 
     /// The incarnation that handles are good in now.
@@ -89,48 +103,62 @@ impl Store {
         &self,
         application: &Application,
         incarnation: Incarnation,
+        durability: Durability,
         locations: &[LocationId],
     ) -> Result<Vec<Reserved>, WrongIncarnation> {
         let mut names = self.names.write();
         if names.incarnation != incarnation {
             return Err(WrongIncarnation { asked: incarnation, present: names.incarnation });
         }
-        let draining = names.draining;
+        let asked = Asked {
+            application: Arc::new(application.clone()),
+            durability,
+            draining: names.draining,
+            can_write: self.spill.can_take(durability),
+        };
         let shuffles = names.applications.entry(application.clone()).or_default();
-        let answers = locations.iter().map(|id| self.reserve_one(application, shuffles, *id, draining)).collect();
+        let answers = locations.iter().map(|id| self.reserve_one(&asked, shuffles, *id)).collect();
         names.forget_empty(application);
         Ok(answers)
     }
 
-    fn reserve_one(
-        &self,
-        application: &Application,
-        shuffles: &mut Shuffles,
-        id: LocationId,
-        draining: bool,
-    ) -> Reserved {
+    fn reserve_one(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
         let key = (id.partition, id.epoch);
         let present = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
         let life = present.map(|location| location.life());
         let free = self.arena.usage().push_free_bytes;
-        match (reserve(life, draining, free, self.body_bytes_max), present) {
+        match (reserve(life, asked.draining, free, self.body_bytes_max), present) {
             (Reservation::Repeat, Some(location)) => Reserved::Handle(location.handle),
-            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(application, shuffles, id),
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) if !asked.can_write => Reserved::NoDisk,
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(asked, shuffles, id),
             (Reservation::Closed, Some(_) | None) => Reserved::Closed,
             (Reservation::Full, Some(_) | None) => Reserved::Full,
             (Reservation::Draining, Some(_) | None) => Reserved::Draining,
         }
     }
 
-    fn make(&self, application: &Application, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
+    fn make(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
         let Some(heap) = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES) else { return Reserved::Full };
         let handle = Handle(self.random.id());
-        let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
-        let location = Arc::new(Location::new(id, place, handle, heap));
+        let (application, durability) = (Arc::clone(&asked.application), asked.durability);
+        let made = Made { id, application, durability, log: Log::new() };
+        let location = Arc::new(Location::new(made, handle, heap, Arc::clone(&self.spill)));
         self.handles.insert(handle, Arc::clone(&location));
         shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), location);
         self.metrics.location_moved(Life::Gone, Life::Open);
         Reserved::Handle(handle)
+    }
+
+    /// Takes a location in that was found on disk; it takes no batches. `None` when there is no memory to know it by.
+    pub(crate) fn restore(&self, made: Made) -> Option<Arc<Location>> {
+        let heap = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES)?;
+        let (application, id, life) = (Arc::clone(&made.application), made.id, made.log.life());
+        let location = Arc::new(Location::new(made, Handle(self.random.id()), heap, Arc::clone(&self.spill)));
+        let mut names = self.names.write();
+        let shuffles = names.applications.entry(Application::clone(&application)).or_default();
+        shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), Arc::clone(&location));
+        self.metrics.location_moved(Life::Gone, life);
+        Some(location)
     }
 
     /// The location of a handle, if it is one of this incarnation.
@@ -202,6 +230,11 @@ impl Store {
         names.incarnation = Incarnation(self.random.id());
         self.handles.clear();
         (names.incarnation, names.all())
+    }
+
+    /// Every location, in the order of applications, shuffles, partitions and epochs.
+    pub(crate) fn all(&self) -> Vec<Arc<Location>> {
+        self.names.read().all()
     }
 
     /// What is held, by application.

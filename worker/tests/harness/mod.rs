@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test that called it")]
 
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
+use mallorn_proto::durability::Durability;
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{
     Application, Attempt, BatchId, Epoch, Handle, Incarnation, Instance, LocationId, MapId, Partition, SealId,
@@ -23,7 +24,7 @@ use mallorn_runtime::disk::Disk;
 use mallorn_runtime::grpc;
 use mallorn_runtime::net::Stream;
 use mallorn_runtime::random::Random;
-use mallorn_worker::{Running, Surroundings, WorkerConfig, start};
+use mallorn_worker::{Running, StartError, Surroundings, WorkerConfig, start};
 use prometheus::Registry;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -66,16 +67,28 @@ pub(crate) fn surroundings() -> Surroundings {
 pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) registry: Registry,
+    /// What reservations and seals ask for.
+    pub(crate) durability: Durability,
     control: WorkerClient<Channel>,
 }
 
 impl Node {
     pub(crate) async fn start(config: WorkerConfig) -> Self {
+        Self::try_start(config).await.unwrap()
+    }
+
+    /// Drains it, as SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    pub(crate) async fn try_start(config: WorkerConfig) -> Result<Self, StartError> {
         let surroundings = surroundings();
         let registry = surroundings.registry.clone();
-        let running = start(config, surroundings).await.unwrap();
+        let running = start(config, surroundings).await?;
         let channel = grpc::channel(&running.control_address().to_string(), PATIENCE).unwrap();
-        Self { running, registry, control: WorkerClient::new(channel) }
+        let durability = Durability::Memory;
+        Ok(Self { running, registry, durability, control: WorkerClient::new(channel) })
     }
 
     pub(crate) fn hello(&self, role: Role) -> Hello {
@@ -115,6 +128,7 @@ impl Node {
             worker: Some(self.running.worker().into()),
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
@@ -144,6 +158,7 @@ impl Node {
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             locations: vec![one],
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().seal(request).await.unwrap().into_inner().locations[0]

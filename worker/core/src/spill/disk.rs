@@ -138,6 +138,13 @@ impl DiskState {
         }
     }
 
+    /// A write that was given up has not come back: until it has, the disk takes nothing.
+    pub fn hang(&mut self) {
+        if self.health != Health::Failed {
+            (self.health, self.slow_until) = (Health::Slow, Duration::MAX);
+        }
+    }
+
     /// A write found no space.
     pub fn full(&mut self) {
         if self.health != Health::Failed {

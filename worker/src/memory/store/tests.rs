@@ -9,7 +9,8 @@ pub(crate) const BODY: u32 = 1024 * 1024;
 pub(crate) fn store() -> Store {
     let arena = Arena::new(16 * 1024 * 1024, BODY).unwrap();
     let metrics = Metrics::new(&Registry::new(), &arena).unwrap();
-    Store::new(arena, BODY, Random::seeded(1), metrics)
+    let spill = Spill::new(arena, Vec::new(), metrics.clone());
+    Store::new(spill, BODY, Random::seeded(1), metrics)
 }
 
 pub(crate) fn application(name: &str) -> Application {
@@ -21,7 +22,7 @@ pub(crate) fn id(shuffle: u32, partition: u32) -> LocationId {
 }
 
 pub(crate) fn reserve_one(store: &Store, application: &Application, id: LocationId) -> Reserved {
-    store.reserve(application, store.incarnation(), &[id]).unwrap()[0]
+    store.reserve(application, store.incarnation(), Durability::Memory, &[id]).unwrap()[0]
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn another_incarnation_is_fenced_and_a_fresh_one_voids_handles() {
     let after = store.start_again();
     assert_ne!(before, after);
     assert!(store.by_handle(handle).is_none());
-    assert!(store.reserve(&application, before, &[id(1, 2)]).is_err());
+    assert!(store.reserve(&application, before, Durability::Memory, &[id(1, 2)]).is_err());
     assert_eq!(reserve_one(&store, &application, id(1, 1)), Reserved::Closed);
     assert_eq!(store.freeze(&application, &[id(1, 1)]), [Some(0)], "what it held is still there");
 }
