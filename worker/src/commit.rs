@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
 use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::push::Life;
 
-use crate::memory::location::Location;
+use crate::memory::location::{Location, State};
 use crate::memory::store::Store;
 
 impl Store {
@@ -20,7 +21,20 @@ impl Store {
     }
 
     fn freeze_one(&self, location: &Location) -> Option<u64> {
+        self.freeze_locked(&mut location.lock())
+    }
+
+    /// Freezes a location that is open; `false` where it is not.
+    pub(crate) fn freeze_open(&self, location: &Location) -> bool {
         let mut state = location.lock();
+        let is_open = state.log.life() == Life::Open;
+        if is_open {
+            self.freeze_locked(&mut state);
+        }
+        is_open
+    }
+
+    fn freeze_locked(&self, state: &mut State) -> Option<u64> {
         let before = state.log.life();
         let acked = state.log.freeze();
         let after = state.log.life();
@@ -81,6 +95,7 @@ impl Store {
         };
         let bytes = locations.iter().map(clear).sum();
         self.metrics.released_bytes.inc_by(bytes);
+        self.pressure.freed();
         bytes
     }
 
@@ -89,6 +104,8 @@ impl Store {
         for location in self.begin_draining() {
             self.freeze_one(&location);
         }
+        // Nothing takes a push any more, so none has to wait for memory.
+        self.pressure.set_hope(false);
     }
 
     /// Draws a fresh incarnation, as a worker does that was declared lost: what was open is frozen, handles are void.

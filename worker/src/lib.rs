@@ -9,6 +9,7 @@ mod identity;
 mod server;
 mod push;
 mod memory;
+mod replicate;
 mod commit;
 mod fetch;
 mod service;

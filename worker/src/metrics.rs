@@ -2,6 +2,8 @@
 //!
 //! Owns every metric of the role, each declared once. Does not own the registry, which is passed in.
 
+mod replicate;
+
 use std::sync::{Arc, Weak};
 
 use mallorn_proto::message::Role;
@@ -11,6 +13,8 @@ use mallorn_worker_core::push::Life;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+pub(crate) use replicate::{Cause, ReplicateMetrics};
 
 use crate::memory::arena::Arena;
 
@@ -61,6 +65,8 @@ pub(crate) struct Metrics {
     pub(crate) released_bytes: IntCounter,
     /// Times that the master asked for a fresh registration.
     pub(crate) register_again: IntCounter,
+    /// Copies and splits.
+    pub(crate) replicate: ReplicateMetrics,
     batches: Arc<[IntCounter]>,
     refused: Arc<[IntCounter]>,
     connections: Arc<[IntGauge]>,
@@ -100,6 +106,7 @@ impl Metrics {
                 "register_again_total",
                 "Times that the master asked for a fresh registration",
             )?,
+            replicate: ReplicateMetrics::new(registry)?,
             batches: Status::ALL.iter().map(|status| batches.with_label_values(&[status.name()])).collect(),
             refused: Refusal::ALL.iter().map(|reason| refused.with_label_values(&[reason.name()])).collect(),
             connections: [Role::Push, Role::Fetch, Role::Replicate]
@@ -111,10 +118,16 @@ impl Metrics {
         })
     }
 
-    /// Counts a batch by what was answered.
-    pub(crate) fn batch(&self, status: Status) {
+    /// Counts a pushed batch of `length` bytes by what is answered.
+    pub(crate) fn decided(&self, status: Status, length: usize) {
         let at = Status::ALL.iter().position(|known| *known == status).expect("every status is in the list");
         self.batches[at].inc();
+        if status.is_stored() {
+            self.push_bytes.inc_by(length as u64);
+        }
+        if status == Status::BadChecksum {
+            self.checksum_failures.inc();
+        }
     }
 
     /// Counts a connection that was refused or ended.

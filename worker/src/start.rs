@@ -19,6 +19,7 @@ use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::push::SplitLimits;
 use prometheus::Registry;
 use tokio::sync::watch;
 
@@ -26,8 +27,9 @@ use crate::config::WorkerConfig;
 use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
 use crate::memory::arena::{Arena, MemoryError};
-use crate::memory::store::Store;
+use crate::memory::store::{Bounds, Store};
 use crate::metrics::Metrics;
+use crate::replicate;
 use crate::server::{Complaints, Server};
 use crate::service::Service;
 
@@ -115,7 +117,9 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let identity = Arc::new(Identity { cluster, worker, body_limit_bytes });
     let arena = Arena::new(config.memory.bytes(), body_limit_bytes)?;
     let metrics = Metrics::new(&registry, &arena)?;
-    let store = Arc::new(Store::new(arena, body_limit_bytes, random.clone(), metrics));
+    let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };
+    let bounds = Bounds { body_bytes_max: body_limit_bytes, split };
+    let store = Arc::new(Store::new(arena, bounds, random.clone(), metrics));
     let doors = Doors::open(&config).await?;
     let addresses = addresses(&config, &doors, disk).await?;
     let link = MasterLink::new(&config.master, Arc::clone(&identity), Arc::clone(&store), addresses, random)
@@ -137,6 +141,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let service = Service { identity: Arc::clone(&identity), store: Arc::clone(&store) };
     servers.spawn(serve_control(doors.control, service, shutdown.clone()));
     servers.spawn(Arc::new(server).serve(doors.data, shutdown.clone()));
+    servers.spawn(replicate::run(Arc::clone(&store), Arc::clone(&identity), shutdown.clone()));
     let mut link_tasks = Tasks::new();
     link_tasks.spawn(link.run(drain.clone()));
     tracing::info!(%worker, %control, %data, memory = store.usage().budget_bytes, "start the worker");

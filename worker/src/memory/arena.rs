@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Bytes that are read from a socket at a time.
-const RECEIVE_BYTES: u64 = 256 * 1024;
+pub(crate) const RECEIVE_BYTES: u64 = 256 * 1024;
 
 /// The mapping begins at a multiple of this, so that huge pages fit it from its first byte.
 const ALIGNMENT: usize = 2 * 1024 * 1024;
@@ -99,6 +99,11 @@ impl Arena {
     /// Counts heap against a pool; `None` when it has no room.
     pub(crate) fn charge(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Charge> {
         self.ledger.lock().charge(pool, bytes).then(|| Charge { arena: Arc::clone(self), pool, bytes })
+    }
+
+    /// The most that a pool may hold.
+    pub(crate) fn limit_bytes(&self, pool: Pool) -> u64 {
+        self.ledger.lock().limit_bytes(pool)
     }
 
     /// How things stand.

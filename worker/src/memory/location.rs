@@ -1,20 +1,25 @@
 //! One location: its log, and the pieces of the arena where its bytes lie.
 //!
-//! Owns the location's lock, appending (one copy into the tail) and attaching (none). Does not own what may be appended
-//! (`mallorn_worker_core::push`), how a life ends (`commit`), nor reading (`fetch`).
+//! Owns the location's lock, and copying bytes into the tail or attaching them as they lie. Does not own what may be
+//! appended (`mallorn_worker_core::push`), how a life ends (`commit`), nor reading (`fetch`).
+
+pub(crate) mod append;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mallorn_proto::batch::{BatchHeader, Place};
+use mallorn_proto::batch::Place;
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Handle, LocationId};
-use mallorn_proto::status::Status;
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
-use mallorn_worker_core::push::{Admission, BatchEntry, Life, Log};
+use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
+use mallorn_worker_core::replicate::Copy;
 use parking_lot::{Mutex, MutexGuard};
 
+use self::append::Waiting;
 use super::arena::{Arena, Charge, Slot, Tail, View};
+use crate::replicate::link::Replica;
 
 /// Heap that a location takes before it holds anything: itself and its entries in the tables, generously.
 pub(crate) const LOCATION_HEAP_BYTES: u64 = 512;
@@ -27,12 +32,39 @@ pub(crate) struct Location {
     pub(crate) id: LocationId,
     pub(crate) place: Place,
     pub(crate) handle: Handle,
+    #[expect(dead_code, reason = "the spill asks it")]
+    pub(crate) durability: Durability,
+    /// Where a primary's other copy is.
+    pub(crate) replica: Option<Replica>,
     state: Mutex<State>,
+}
+
+/// What a location is reserved as.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) copy: Copy,
+    /// There at a primary, and nowhere else.
+    pub(crate) replica: Option<Replica>,
+    pub(crate) limits: SplitLimits,
+    pub(crate) durability: Durability,
+}
+
+impl Terms {
+    /// The pool that a location's memory is taken from.
+    pub(crate) fn pool(copy: Copy) -> Pool {
+        match copy {
+            Copy::Lone | Copy::Primary => Pool::Push,
+            Copy::Replica | Copy::HandedOver => Pool::Replicate,
+        }
+    }
 }
 
 /// What the location's lock guards.
 pub(crate) struct State {
     pub(crate) log: Log,
+    /// A primary's batches that are not confirmed, in their order.
+    waiting: VecDeque<Waiting>,
+    pool: Pool,
     /// Rising, without gaps, from offset 0 to the log's length.
     pieces: Vec<Piece>,
     tail: Option<Tail>,
@@ -51,9 +83,12 @@ struct Piece {
 
 impl Location {
     /// Open and empty; `heap` is the charge for [`LOCATION_HEAP_BYTES`].
-    pub(crate) fn new(id: LocationId, place: Place, handle: Handle, heap: Charge) -> Self {
+    pub(crate) fn new(id: LocationId, place: Place, handle: Handle, terms: Terms, heap: Charge) -> Self {
+        let Terms { copy, replica, limits, durability } = terms;
         let state = State {
-            log: Log::new(),
+            log: Log::of(copy, limits),
+            waiting: VecDeque::new(),
+            pool: Terms::pool(copy),
             pieces: Vec::new(),
             tail: None,
             spare: VecDeque::new(),
@@ -61,7 +96,7 @@ impl Location {
             slots: 0,
             heap: Some(heap),
         };
-        Self { id, place, handle, state: Mutex::new(state) }
+        Self { id, place, handle, durability, replica, state: Mutex::new(state) }
     }
 
     /// The location's lock; never held across a wait.
@@ -74,32 +109,14 @@ impl Location {
         self.lock().log.life()
     }
 
-    /// Appends a verified batch by copying it.
-    pub(crate) fn append(&self, arena: &Arc<Arena>, header: BatchHeader, batch: &[u8]) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.make_room(arena, batch.len()) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.copy(offset, batch);
-                state.log.append(BatchEntry::from(header));
-                Status::Success
-            }
-        }
+    /// Whether it was reserved on these terms, as far as copies go.
+    pub(crate) fn is(&self, terms: &Terms) -> bool {
+        self.lock().log.copy() == terms.copy && self.replica == terms.replica
     }
 
-    /// Appends a verified batch that lies in slots of its own, `length` bytes from the start of the first.
-    pub(crate) fn attach(&self, header: BatchHeader, slots: Vec<Slot>, length: usize) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.charge_heap(slots.len() as u64) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.attach(offset, slots, length);
-                state.log.append(BatchEntry::from(header));
-                Status::Success
-            }
-        }
+    /// The pool that its memory is taken from.
+    pub(crate) fn pool(&self) -> Pool {
+        self.lock().pool
     }
 }
 
@@ -109,7 +126,7 @@ impl State {
         let room = self.tail.as_ref().map_or(0, Tail::room);
         let mut missing = bytes.saturating_sub(room) as u64;
         while missing > 0 {
-            let Some(slot) = arena.take(Pool::Push, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
+            let Some(slot) = arena.take(self.pool, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
             self.slot_bytes += slot.length() as u64;
             self.slots += 1;
             missing = missing.saturating_sub(slot.length() as u64);
@@ -128,7 +145,8 @@ impl State {
     fn charge_heap(&mut self, more_slots: u64) -> bool {
         let entries = (self.log.batches() as u64 + 1).next_power_of_two().max(4);
         let slots = self.slots + more_slots;
-        let bytes = LOCATION_HEAP_BYTES + entries * BatchEntry::HEAP_BYTES + slots * SLOT_HEAP_BYTES;
+        let log = entries * BatchEntry::HEAP_BYTES + slots * SLOT_HEAP_BYTES;
+        let bytes = LOCATION_HEAP_BYTES + log + self.waiting_heap_bytes();
         self.heap.as_mut().is_some_and(|heap| heap.raise(bytes))
     }
 
@@ -172,8 +190,10 @@ impl State {
         }
     }
 
-    /// Gives back what will not be written any more, and what lies beyond the log's length.
+    /// Gives back what will not be written any more, and what lies beyond the log's length. Called when acks have ended:
+    /// batches that wait for the replica are answered hard split.
     pub(crate) fn trim(&mut self) {
+        self.waiting = VecDeque::new();
         self.slot_bytes -= self.tail.take().map_or(0, Tail::finish);
         self.spare = VecDeque::new();
         let length = self.log.length();

@@ -8,17 +8,22 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use mallorn_proto::batch::Place;
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
-use mallorn_worker_core::push::{Life, Reservation, reserve};
+use mallorn_worker_core::push::{Life, Present, Reservation, SplitLimits, reserve};
+use mallorn_worker_core::replicate::Copy;
 use parking_lot::RwLock;
 
-use super::arena::Arena;
-use super::location::{LOCATION_HEAP_BYTES, Location};
+use super::arena::{Arena, RECEIVE_BYTES};
+use super::location::{LOCATION_HEAP_BYTES, Location, Terms};
+use super::pressure::Pressure;
 use crate::metrics::Metrics;
+use crate::replicate::Links;
+use crate::replicate::link::{Peer, Replica};
 
 type Shuffle = BTreeMap<(Partition, Epoch), Arc<Location>>;
 type Shuffles = BTreeMap<ShuffleId, Shuffle>;
@@ -27,10 +32,53 @@ type Shuffles = BTreeMap<ShuffleId, Shuffle>;
 pub(crate) struct Store {
     pub(crate) arena: Arc<Arena>,
     pub(crate) metrics: Metrics,
-    body_bytes_max: u32,
+    /// Where pushes wait for memory.
+    pub(crate) pressure: Arc<Pressure>,
+    /// Where primaries forward to.
+    pub(crate) links: Links,
+    bounds: Bounds,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
     names: RwLock<Names>,
+}
+
+/// The worker's bounds on locations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The largest batch that any of them is given at once.
+    pub(crate) body_bytes_max: u32,
+    pub(crate) split: SplitLimits,
+}
+
+/// What a reservation asks for, for all of its locations.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) copies: Copies,
+    pub(crate) durability: Durability,
+}
+
+/// Which copy, and where a primary's other ones are.
+#[derive(Clone, Debug)]
+pub(crate) enum Copies {
+    Lone,
+    /// The handles are in the order of the locations.
+    Primary {
+        replicas: Peer,
+        handles: Vec<Handle>,
+    },
+    Replica,
+    HandedOver,
+}
+
+impl Copies {
+    fn copy(&self) -> Copy {
+        match self {
+            Self::Lone => Copy::Lone,
+            Self::Primary { .. } => Copy::Primary,
+            Self::Replica => Copy::Replica,
+            Self::HandedOver => Copy::HandedOver,
+        }
+    }
 }
 
 /// What lies behind the one lock over names. The incarnation is here because a handle belongs to it.
@@ -63,10 +111,14 @@ pub(crate) struct WrongIncarnation {
 
 impl Store {
     /// Empty, in a fresh incarnation.
-    pub(crate) fn new(arena: Arc<Arena>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
+    pub(crate) fn new(arena: Arc<Arena>, bounds: Bounds, random: Random, metrics: Metrics) -> Self {
         let incarnation = Incarnation(random.id());
-        let names = Names { incarnation, draining: false, applications: BTreeMap::new() };
-        Self { arena, metrics, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
+        let names = RwLock::new(Names { incarnation, draining: false, applications: BTreeMap::new() });
+        let links = Links::new(arena.limit_bytes(Pool::Push), metrics.replicate.clone());
+        // Half of what connections may have received is left to those that do not wait for memory.
+        let paused_max = arena.limit_bytes(Pool::Receive) / 2 / RECEIVE_BYTES;
+        let pressure = Arc::new(Pressure::new(paused_max as usize));
+        Self { arena, metrics, pressure, links, bounds, random, handles: DashMap::default(), names }
     }
 
     /// The incarnation that handles are good in now.
@@ -90,6 +142,7 @@ impl Store {
         application: &Application,
         incarnation: Incarnation,
         locations: &[LocationId],
+        wanted: &Wanted,
     ) -> Result<Vec<Reserved>, WrongIncarnation> {
         let mut names = self.names.write();
         if names.incarnation != incarnation {
@@ -97,36 +150,69 @@ impl Store {
         }
         let draining = names.draining;
         let shuffles = names.applications.entry(application.clone()).or_default();
-        let answers = locations.iter().map(|id| self.reserve_one(application, shuffles, *id, draining)).collect();
+        let terms = self.terms(wanted, locations.len());
+        let reserve = |(id, terms): (&LocationId, Option<Terms>)| match terms {
+            Some(terms) => {
+                let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
+                self.reserve_one(place, shuffles, (*id, terms), draining)
+            }
+            None => Reserved::Full,
+        };
+        let answers = locations.iter().zip(terms).map(reserve).collect();
         names.forget_empty(application);
         Ok(answers)
     }
 
+    /// The terms of each of `count` locations; `None` where no link to its replica can be had.
+    fn terms(&self, wanted: &Wanted, count: usize) -> impl Iterator<Item = Option<Terms>> {
+        let terms = Terms {
+            copy: wanted.copies.copy(),
+            replica: None,
+            limits: self.bounds.split,
+            durability: wanted.durability,
+        };
+        let replicas = match &wanted.copies {
+            Copies::Primary { replicas, handles } => Some((self.links.to(replicas), handles.clone())),
+            Copies::Lone | Copies::Replica | Copies::HandedOver => None,
+        };
+        (0..count).map(move |index| match &replicas {
+            None => Some(terms.clone()),
+            Some((link, handles)) => {
+                let replica = Replica { link: link.clone()?, handle: *handles.get(index)? };
+                Some(Terms { replica: Some(replica), ..terms.clone() })
+            }
+        })
+    }
+
     fn reserve_one(
         &self,
-        application: &Application,
+        place: Place,
         shuffles: &mut Shuffles,
-        id: LocationId,
+        (id, terms): (LocationId, Terms),
         draining: bool,
     ) -> Reserved {
         let key = (id.partition, id.epoch);
-        let present = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
-        let life = present.map(|location| location.life());
-        let free = self.arena.usage().push_free_bytes;
-        match (reserve(life, draining, free, self.body_bytes_max), present) {
+        let location = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
+        let present = location.map(|location| Present { life: location.life(), same_copies: location.is(&terms) });
+        let usage = self.arena.usage();
+        let free_bytes = match Terms::pool(terms.copy) {
+            Pool::Replicate => usage.replicate_free_bytes,
+            Pool::Push | Pool::Read | Pool::Receive => usage.push_free_bytes,
+        };
+        match (reserve(present, draining, free_bytes, self.bounds.body_bytes_max), location) {
             (Reservation::Repeat, Some(location)) => Reserved::Handle(location.handle),
-            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(application, shuffles, id),
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(place, shuffles, id, terms),
             (Reservation::Closed, Some(_) | None) => Reserved::Closed,
             (Reservation::Full, Some(_) | None) => Reserved::Full,
             (Reservation::Draining, Some(_) | None) => Reserved::Draining,
         }
     }
 
-    fn make(&self, application: &Application, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
-        let Some(heap) = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES) else { return Reserved::Full };
+    fn make(&self, place: Place, shuffles: &mut Shuffles, id: LocationId, terms: Terms) -> Reserved {
+        let pool = Terms::pool(terms.copy);
+        let Some(heap) = self.arena.charge(pool, LOCATION_HEAP_BYTES) else { return Reserved::Full };
         let handle = Handle(self.random.id());
-        let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
-        let location = Arc::new(Location::new(id, place, handle, heap));
+        let location = Arc::new(Location::new(id, place, handle, terms, heap));
         self.handles.insert(handle, Arc::clone(&location));
         shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), location);
         self.metrics.location_moved(Life::Gone, Life::Open);
