@@ -12,7 +12,7 @@ use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
 use mallorn_worker_core::commit::Sealing;
 use mallorn_worker_core::push::Life;
 
-use crate::memory::location::Location;
+use crate::memory::location::{Location, State};
 use crate::memory::store::Store;
 
 impl Store {
@@ -23,7 +23,20 @@ impl Store {
     }
 
     fn freeze_one(&self, location: &Location) -> Option<u64> {
+        self.freeze_locked(&mut location.lock())
+    }
+
+    /// Freezes a location that is open; `false` where it is not.
+    pub(crate) fn freeze_open(&self, location: &Location) -> bool {
         let mut state = location.lock();
+        let is_open = state.log.life() == Life::Open;
+        if is_open {
+            self.freeze_locked(&mut state);
+        }
+        is_open
+    }
+
+    fn freeze_locked(&self, state: &mut State) -> Option<u64> {
         let before = state.log.life();
         let acked = state.log.freeze();
         let after = state.log.life();
@@ -107,6 +120,7 @@ impl Store {
         let shuffles: BTreeSet<_> = locations.iter().map(|location| location.shuffle()).collect();
         shuffles.into_iter().for_each(|shuffle| self.spill.release(shuffle));
         self.metrics.released_bytes.inc_by(bytes);
+        self.pressure.freed();
         bytes
     }
 
@@ -115,6 +129,8 @@ impl Store {
         for location in self.begin_draining() {
             self.freeze_one(&location);
         }
+        // Nothing takes a push any more, so none has to wait for memory.
+        self.pressure.set_hope(false);
     }
 
     /// Writes down everything that is frozen or sealed, with its bytes, so that it is found again after a restart; returns

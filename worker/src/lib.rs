@@ -9,6 +9,7 @@ mod identity;
 mod server;
 mod push;
 mod memory;
+mod replicate;
 mod spill;
 mod commit;
 mod fetch;

@@ -2,6 +2,8 @@
 //!
 //! Owns every metric of the role, each declared once. Does not own the registry, which is passed in.
 
+mod replicate;
+
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use mallorn_worker_core::push::Life;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+pub(crate) use replicate::{Cause, ReplicateMetrics};
 
 use crate::memory::arena::Arena;
 
@@ -75,6 +79,8 @@ pub(crate) struct Metrics {
     pub(crate) released_bytes: IntCounter,
     /// Times that the master asked for a fresh registration.
     pub(crate) register_again: IntCounter,
+    /// Copies and splits.
+    pub(crate) replicate: ReplicateMetrics,
     batches: Arc<[IntCounter]>,
     refused: Arc<[IntCounter]>,
     connections: Arc<[IntGauge]>,
@@ -128,6 +134,7 @@ impl Metrics {
                 "register_again_total",
                 "Times that the master asked for a fresh registration",
             )?,
+            replicate: ReplicateMetrics::new(registry)?,
             batches: Status::ALL.iter().map(|status| batches.with_label_values(&[status.name()])).collect(),
             refused: Refusal::ALL.iter().map(|reason| refused.with_label_values(&[reason.name()])).collect(),
             connections: [Role::Push, Role::Fetch, Role::Replicate]
@@ -146,11 +153,6 @@ impl Metrics {
         self.spill_seconds.inc_by(took.as_secs_f64());
     }
 
-    /// Bytes of extents written so far.
-    pub(crate) fn spilled_bytes(&self) -> u64 {
-        self.spilled_bytes.get()
-    }
-
     /// Counts a sync.
     pub(crate) fn synced(&self, took: Duration) {
         self.syncs.inc();
@@ -163,10 +165,16 @@ impl Metrics {
         self.lost_locations.inc_by(lost);
     }
 
-    /// Counts a batch by what was answered.
-    pub(crate) fn batch(&self, status: Status) {
+    /// Counts a pushed batch of `length` bytes by what is answered.
+    pub(crate) fn decided(&self, status: Status, length: usize) {
         let at = Status::ALL.iter().position(|known| *known == status).expect("every status is in the list");
         self.batches[at].inc();
+        if status.is_stored() {
+            self.push_bytes.inc_by(length as u64);
+        }
+        if status == Status::BadChecksum {
+            self.checksum_failures.inc();
+        }
     }
 
     /// Counts a connection that was refused or ended.

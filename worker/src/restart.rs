@@ -13,12 +13,13 @@ use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, LocationId, ShuffleId};
 use mallorn_runtime::disk::{Disk, File, FileError, OpenHow};
-use mallorn_worker_core::push::{Life, Log};
+use mallorn_worker_core::push::{Life, Log, SplitLimits};
 use mallorn_worker_core::record::{self, FormError, Header, Name, Said, Whole};
+use mallorn_worker_core::replicate::Copy;
 use mallorn_worker_core::spill::extent::Extent;
 use mallorn_worker_core::spill::segment::SEGMENT_HEADER_BYTES;
 
-use crate::memory::location::{Made, OnDisk, Recorded};
+use crate::memory::location::{Made, OnDisk, Recorded, Terms};
 use crate::memory::store::Store;
 use crate::spill::{Folder, ShuffleFiles, ShuffleKey, records_path, segment_path};
 
@@ -285,7 +286,9 @@ fn restore_one(
         _ => Recorded::Frozen,
     };
     let Ok(log) = Log::restored(whole.restored) else { return Ok(false) };
-    let made = Made { id, application: Arc::clone(application), durability: Durability::Written, log };
+    let (limits, durability) = (SplitLimits::NONE, Durability::Written);
+    let terms = Terms { copy: Copy::Lone, replica: None, limits, durability };
+    let made = Made { id, application: Arc::clone(application), terms, log };
     let no_memory = || RestartError::NoMemory { locations: store.all().len() };
     let location = store.restore(made).ok_or_else(no_memory)?;
     let mut state = location.lock();

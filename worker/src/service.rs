@@ -2,6 +2,8 @@
 //!
 //! Owns checking what callers send and translating it. Does not own what the calls do (`memory::store`, `commit`).
 
+mod copies;
+
 use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
@@ -64,11 +66,12 @@ impl Service {
 impl Worker for Service {
     async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveReply>, tonic::Status> {
         let request = request.into_inner();
-        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        let application = self.admit(&request.cluster, request.worker, request.application.clone())?;
         let ids = location_ids(&request.locations)?;
+        let wanted = copies::wanted(&request, self.identity.worker)?;
         let reserved = self
             .store
-            .reserve(&application, Incarnation(request.incarnation), Durability::from_wire(request.durability), &ids)
+            .reserve(&application, Incarnation(request.incarnation), &ids, &wanted)
             .map_err(|error| to_grpc(Status::Fenced, error.to_string()))?;
         let locations = reserved.into_iter().map(reserved_to_wire).collect();
         Ok(Response::new(v1::ReserveReply { locations, memory: Some(memory_to_wire(&self.store.usage())) }))

@@ -19,6 +19,7 @@ use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::push::SplitLimits;
 use prometheus::Registry;
 use tokio::sync::watch;
 
@@ -26,8 +27,9 @@ use crate::config::WorkerConfig;
 use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
 use crate::memory::arena::{Arena, MemoryError};
-use crate::memory::store::Store;
+use crate::memory::store::{Bounds, Store};
 use crate::metrics::Metrics;
+use crate::replicate;
 use crate::restart::{self, RestartError};
 use crate::server::{Complaints, Server};
 use crate::service::Service;
@@ -130,8 +132,10 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let identity = Arc::new(Identity { cluster, worker, body_limit_bytes });
     let arena = Arena::new(config.memory.bytes(), body_limit_bytes)?;
     let metrics = Metrics::new(&registry, &arena)?;
+    let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };
+    let bounds = Bounds { body_bytes_max: body_limit_bytes, split };
     let spill = Spill::new(arena, folders, metrics.clone());
-    let store = Arc::new(Store::new(Arc::clone(&spill), body_limit_bytes, random.clone(), metrics));
+    let store = Arc::new(Store::new(Arc::clone(&spill), bounds, random.clone(), metrics));
     let found = Arc::clone(&store);
     task::blocking(move || restart::restart(&found)).await??;
     let doors = Doors::open(&config).await?;
@@ -155,6 +159,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let service = Service { identity: Arc::clone(&identity), store: Arc::clone(&store) };
     servers.spawn(serve_control(doors.control, service, shutdown.clone()));
     servers.spawn(Arc::new(server).serve(doors.data, shutdown.clone()));
+    servers.spawn(replicate::run(Arc::clone(&store), Arc::clone(&identity), shutdown.clone()));
     let mut disks = Tasks::new();
     let disks_end = Shutdown::new();
     for folder in spill.folders() {

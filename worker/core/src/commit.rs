@@ -31,12 +31,14 @@ pub enum Sealing {
 
 impl Log {
     /// Ends acks for good and returns the acked length, in bytes; `None` when the location is gone. A repeat answers
-    /// the same, a sealed location its sealed length.
+    /// the same, a sealed location its sealed length. What a primary holds beyond its acked length is kept: the replica
+    /// may have it too, and the lifecycle manager may fix the longer one's length.
     pub fn freeze(&mut self) -> Option<u64> {
         match self.life {
             Life::Open => {
-                self.life = Life::Frozen { acked: self.length };
-                Some(self.length)
+                let acked = self.acked();
+                self.life = Life::Frozen { acked };
+                Some(acked)
             }
             Life::Frozen { acked } => Some(acked),
             Life::Sealed { length, .. } => Some(length),

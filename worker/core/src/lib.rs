@@ -8,6 +8,7 @@
 
 pub mod push;
 pub mod memory;
+pub mod replicate;
 pub mod spill;
 pub mod commit;
 pub mod record;

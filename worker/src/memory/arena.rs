@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Bytes that are read from a socket at a time.
-const RECEIVE_BYTES: u64 = 256 * 1024;
+pub(crate) const RECEIVE_BYTES: u64 = 256 * 1024;
 
 /// How often a wait for memory looks without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -135,6 +135,11 @@ impl Arena {
     /// What locations hold, and what they may hold at most, in bytes.
     pub(crate) fn held_by_locations(&self) -> (u64, u64) {
         (self.held_bytes.load(Ordering::Relaxed), self.limit_bytes)
+    }
+
+    /// The most that a pool may hold.
+    pub(crate) fn limit_bytes(&self, pool: Pool) -> u64 {
+        self.ledger.lock().limit_bytes(pool)
     }
 
     /// How things stand.

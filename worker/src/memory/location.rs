@@ -1,23 +1,27 @@
 //! One location: its log, and the pieces of the arena where its bytes lie.
 //!
-//! Owns the location's lock, appending (one copy into the tail), attaching (none), and forgetting what is on disk too. Does
-//! not own what may be appended (`mallorn_worker_core::push`), what is written (`spill`), how a life ends (`commit`), nor
-//! reading (`fetch`).
+//! Owns the location's lock, copying bytes into the tail or attaching them as they lie, and forgetting what is on disk too.
+//! Does not own what may be appended (`mallorn_worker_core::push`), what is written (`spill`), how a life ends (`commit`),
+//! nor reading (`fetch`).
+
+pub(crate) mod append;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mallorn_proto::batch::{BatchHeader, Place};
+use mallorn_proto::batch::Place;
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Handle, LocationId};
-use mallorn_proto::status::Status;
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
-use mallorn_worker_core::push::{Admission, BatchEntry, Life, Log};
+use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
+use mallorn_worker_core::replicate::Copy;
 use mallorn_worker_core::spill::extent::{EXTENT_BYTES, Extent};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::append::Waiting;
 use super::arena::{Arena, Charge, Slot, Tail, View};
+use crate::replicate::link::Replica;
 use crate::spill::{ShuffleKey, Spill};
 
 /// Heap that a location takes before it holds anything: itself and its entries in the tables, generously.
@@ -32,9 +36,9 @@ pub(crate) struct Location {
     pub(crate) place: Place,
     pub(crate) handle: Handle,
     pub(crate) application: Arc<Application>,
-    /// What its shuffle asked for.
-    pub(crate) durability: Durability,
-    spill: Arc<Spill>,
+    /// Where a primary's other copy is.
+    pub(crate) replica: Option<Replica>,
+    pub(super) spill: Arc<Spill>,
     state: Mutex<State>,
 }
 
@@ -42,13 +46,36 @@ pub(crate) struct Location {
 pub(crate) struct Made {
     pub(crate) id: LocationId,
     pub(crate) application: Arc<Application>,
-    pub(crate) durability: Durability,
+    pub(crate) terms: Terms,
     pub(crate) log: Log,
+}
+
+/// What a location is reserved as.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) copy: Copy,
+    /// There at a primary, and nowhere else.
+    pub(crate) replica: Option<Replica>,
+    pub(crate) limits: SplitLimits,
+    pub(crate) durability: Durability,
+}
+
+impl Terms {
+    /// The pool that a location's memory is taken from.
+    pub(crate) fn pool(copy: Copy) -> Pool {
+        match copy {
+            Copy::Lone | Copy::Primary => Pool::Push,
+            Copy::Replica | Copy::HandedOver => Pool::Replicate,
+        }
+    }
 }
 
 /// What the location's lock guards.
 pub(crate) struct State {
     pub(crate) log: Log,
+    /// A primary's batches that are not confirmed, in their order.
+    waiting: VecDeque<Waiting>,
+    pool: Pool,
     /// Rising, without gaps, from where the log's memory begins, or before, to its length.
     pieces: VecDeque<Piece>,
     tail: Option<Tail>,
@@ -102,10 +129,12 @@ struct Piece {
 impl Location {
     /// As `made` says; `heap` is the charge for [`LOCATION_HEAP_BYTES`].
     pub(crate) fn new(made: Made, handle: Handle, heap: Charge, spill: Arc<Spill>) -> Self {
-        let Made { id, application, durability, log } = made;
+        let Made { id, application, terms, log } = made;
         let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
         let state = State {
             log,
+            waiting: VecDeque::new(),
+            pool: Terms::pool(terms.copy),
             pieces: VecDeque::new(),
             tail: None,
             spare: VecDeque::new(),
@@ -113,10 +142,10 @@ impl Location {
             heap: Some(heap),
             disk: OnDisk::default(),
             spill: Arc::clone(&spill),
-            owes: durability > Durability::Memory,
+            owes: terms.durability > Durability::Memory,
             told: (0, 0),
         };
-        Self { id, place, handle, application, durability, spill, state: Mutex::new(state) }
+        Self { id, place, handle, application, replica: terms.replica, spill, state: Mutex::new(state) }
     }
 
     /// Its shuffle, as disks key it.
@@ -134,43 +163,14 @@ impl Location {
         self.lock().log.life()
     }
 
-    /// Appends a verified batch by copying it.
-    pub(crate) fn append(self: &Arc<Self>, arena: &Arc<Arena>, header: BatchHeader, batch: &[u8]) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.make_room(arena, batch.len()) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.copy(offset, batch);
-                self.appended(state, BatchEntry::from(header));
-                Status::Success
-            }
-        }
+    /// Whether it was reserved on these terms, as far as copies go.
+    pub(crate) fn is(&self, terms: &Terms) -> bool {
+        self.lock().log.copy() == terms.copy && self.replica == terms.replica
     }
 
-    /// Appends a verified batch that lies in slots of its own, `length` bytes from the start of the first.
-    pub(crate) fn attach(self: &Arc<Self>, header: BatchHeader, slots: Vec<Slot>, length: usize) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.charge_heap(slots.len()) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.attach(offset, slots, length);
-                self.appended(state, BatchEntry::from(header));
-                Status::Success
-            }
-        }
-    }
-
-    fn appended(self: &Arc<Self>, mut state: MutexGuard<'_, State>, entry: BatchEntry) {
-        state.log.append(entry);
-        state.tell();
-        let is_ready = state.becomes_ready();
-        drop(state);
-        if is_ready {
-            self.spill.behind(Arc::clone(self));
-        }
-        self.spill.press();
+    /// The pool that its memory is taken from.
+    pub(crate) fn pool(&self) -> Pool {
+        self.lock().pool
     }
 }
 
@@ -181,7 +181,7 @@ impl State {
         let mut missing = bytes.saturating_sub(room) as u64;
         let held = self.slot_bytes;
         while missing > 0 {
-            let Some(slot) = arena.take(Pool::Push, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
+            let Some(slot) = arena.take(self.pool, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
             self.slot_bytes += slot.length() as u64;
             missing = missing.saturating_sub(slot.length() as u64);
             self.spare.push_back(slot);
@@ -199,10 +199,8 @@ impl State {
         let entries = (self.log.batches_in_memory() as u64 + 1).next_power_of_two().max(4);
         let extents = self.log.extents().len().next_power_of_two() as u64;
         let slots = (self.pieces.len() + more_slots) as u64;
-        LOCATION_HEAP_BYTES
-            + entries * BatchEntry::HEAP_BYTES
-            + slots * SLOT_HEAP_BYTES
-            + extents * size_of::<Extent>() as u64
+        let log = entries * BatchEntry::HEAP_BYTES + extents * size_of::<Extent>() as u64;
+        LOCATION_HEAP_BYTES + log + slots * SLOT_HEAP_BYTES + self.waiting_heap_bytes()
     }
 
     fn charge_heap(&mut self, more_slots: usize) -> bool {
@@ -253,8 +251,10 @@ impl State {
         }
     }
 
-    /// Gives back what will not be written any more, and what lies beyond the log's length.
+    /// Gives back what will not be written any more, and what lies beyond the log's length. Called when acks have ended:
+    /// batches that wait for the replica are answered hard split.
     pub(crate) fn trim(&mut self) {
+        self.waiting = VecDeque::new();
         let cut = self.tail.take().map_or(0, Tail::finish);
         if let Some(last) = self.pieces.back_mut() {
             last.slot_bytes = last.slot_bytes.saturating_sub(cut);

@@ -13,12 +13,16 @@ use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
-use mallorn_worker_core::push::{Life, Log, Reservation, reserve};
+use mallorn_worker_core::push::{Life, Log, Present, Reservation, SplitLimits, reserve};
+use mallorn_worker_core::replicate::Copy;
 use parking_lot::RwLock;
 
 use super::arena::Arena;
-use super::location::{LOCATION_HEAP_BYTES, Location, Made};
+use super::location::{LOCATION_HEAP_BYTES, Location, Made, Terms};
+use super::pressure::Pressure;
 use crate::metrics::Metrics;
+use crate::replicate::Links;
+use crate::replicate::link::{Peer, Replica};
 use crate::spill::Spill;
 
 type Shuffle = BTreeMap<(Partition, Epoch), Arc<Location>>;
@@ -29,10 +33,53 @@ pub(crate) struct Store {
     pub(crate) arena: Arc<Arena>,
     pub(crate) metrics: Metrics,
     pub(crate) spill: Arc<Spill>,
-    body_bytes_max: u32,
+    /// Where pushes wait for memory.
+    pub(crate) pressure: Arc<Pressure>,
+    /// Where primaries forward to.
+    pub(crate) links: Links,
+    bounds: Bounds,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
     names: RwLock<Names>,
+}
+
+/// The worker's bounds on locations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The largest batch that any of them is given at once.
+    pub(crate) body_bytes_max: u32,
+    pub(crate) split: SplitLimits,
+}
+
+/// What a reservation asks for, for all of its locations.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) copies: Copies,
+    pub(crate) durability: Durability,
+}
+
+/// Which copy, and where a primary's other ones are.
+#[derive(Clone, Debug)]
+pub(crate) enum Copies {
+    Lone,
+    /// The handles are in the order of the locations.
+    Primary {
+        replicas: Peer,
+        handles: Vec<Handle>,
+    },
+    Replica,
+    HandedOver,
+}
+
+impl Copies {
+    fn copy(&self) -> Copy {
+        match self {
+            Self::Lone => Copy::Lone,
+            Self::Primary { .. } => Copy::Primary,
+            Self::Replica => Copy::Replica,
+            Self::HandedOver => Copy::HandedOver,
+        }
+    }
 }
 
 /// What lies behind the one lock over names. The incarnation is here because a handle belongs to it.
@@ -60,7 +107,6 @@ pub(crate) enum Reserved {
 /// What all locations of one reservation have in common.
 struct Asked {
     application: Arc<Application>,
-    durability: Durability,
     draining: bool,
     /// Some disk can take what the durability asks for.
     can_write: bool,
@@ -76,11 +122,13 @@ pub(crate) struct WrongIncarnation {
 
 impl Store {
     /// Empty, in a fresh incarnation.
-    pub(crate) fn new(spill: Arc<Spill>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
-        let arena = Arc::clone(spill.arena());
+    pub(crate) fn new(spill: Arc<Spill>, bounds: Bounds, random: Random, metrics: Metrics) -> Self {
         let incarnation = Incarnation(random.id());
-        let names = Names { incarnation, draining: false, applications: BTreeMap::new() };
-        Self { arena, metrics, spill, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
+        let names = RwLock::new(Names { incarnation, draining: false, applications: BTreeMap::new() });
+        let arena = Arc::clone(spill.arena());
+        let links = Links::new(arena.limit_bytes(Pool::Push), metrics.replicate.clone());
+        let pressure = Arc::clone(spill.pressure());
+        Self { arena, metrics, spill, pressure, links, bounds, random, handles: DashMap::default(), names }
     }
 
     /// The incarnation that handles are good in now.
@@ -93,9 +141,16 @@ impl Store {
         self.names.read().draining
     }
 
-    /// The memory as a heartbeat tells it.
+    /// The memory as callers and heartbeats are told of it: where disks take what memory holds, there is room.
     pub(crate) fn usage(&self) -> Usage {
-        self.arena.usage()
+        let usage = self.arena.usage();
+        if !self.spill.can_take(Durability::Written) {
+            return usage;
+        }
+        let (_, limit) = self.arena.held_by_locations();
+        let push_free_bytes = usage.push_free_bytes.max(limit / 4);
+        let replicate_free_bytes = usage.replicate_free_bytes.max(limit / 8);
+        Usage { push_free_bytes, replicate_free_bytes, ..usage }
     }
 
     /// Makes room for locations, in the caller's order. Repeating it answers with the same handles.
@@ -103,8 +158,8 @@ impl Store {
         &self,
         application: &Application,
         incarnation: Incarnation,
-        durability: Durability,
         locations: &[LocationId],
+        wanted: &Wanted,
     ) -> Result<Vec<Reserved>, WrongIncarnation> {
         let mut names = self.names.write();
         if names.incarnation != incarnation {
@@ -112,36 +167,64 @@ impl Store {
         }
         let asked = Asked {
             application: Arc::new(application.clone()),
-            durability,
             draining: names.draining,
-            can_write: self.spill.can_take(durability),
+            can_write: self.spill.can_take(wanted.durability),
         };
         let shuffles = names.applications.entry(application.clone()).or_default();
-        let answers = locations.iter().map(|id| self.reserve_one(&asked, shuffles, *id)).collect();
+        let terms = self.terms(wanted, locations.len());
+        let reserve = |(id, terms): (&LocationId, Option<Terms>)| match terms {
+            Some(terms) => self.reserve_one(&asked, shuffles, *id, terms),
+            None => Reserved::Full,
+        };
+        let answers = locations.iter().zip(terms).map(reserve).collect();
         names.forget_empty(application);
         Ok(answers)
     }
 
-    fn reserve_one(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
+    /// The terms of each of `count` locations; `None` where no link to its replica can be had.
+    fn terms(&self, wanted: &Wanted, count: usize) -> impl Iterator<Item = Option<Terms>> {
+        let terms = Terms {
+            copy: wanted.copies.copy(),
+            replica: None,
+            limits: self.bounds.split,
+            durability: wanted.durability,
+        };
+        let replicas = match &wanted.copies {
+            Copies::Primary { replicas, handles } => Some((self.links.to(replicas), handles.clone())),
+            Copies::Lone | Copies::Replica | Copies::HandedOver => None,
+        };
+        (0..count).map(move |index| match &replicas {
+            None => Some(terms.clone()),
+            Some((link, handles)) => {
+                let replica = Replica { link: link.clone()?, handle: *handles.get(index)? };
+                Some(Terms { replica: Some(replica), ..terms.clone() })
+            }
+        })
+    }
+
+    fn reserve_one(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId, terms: Terms) -> Reserved {
         let key = (id.partition, id.epoch);
-        let present = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
-        let life = present.map(|location| location.life());
-        let free = self.arena.usage().push_free_bytes;
-        match (reserve(life, asked.draining, free, self.body_bytes_max), present) {
+        let location = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
+        let present = location.map(|location| Present { life: location.life(), same_copies: location.is(&terms) });
+        let free_bytes = match self.usage() {
+            usage if Terms::pool(terms.copy) == Pool::Replicate => usage.replicate_free_bytes,
+            usage => usage.push_free_bytes,
+        };
+        match (reserve(present, asked.draining, free_bytes, self.bounds.body_bytes_max), location) {
             (Reservation::Repeat, Some(location)) => Reserved::Handle(location.handle),
             (Reservation::Make | Reservation::Repeat, Some(_) | None) if !asked.can_write => Reserved::NoDisk,
-            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(asked, shuffles, id),
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(asked, shuffles, id, terms),
             (Reservation::Closed, Some(_) | None) => Reserved::Closed,
             (Reservation::Full, Some(_) | None) => Reserved::Full,
             (Reservation::Draining, Some(_) | None) => Reserved::Draining,
         }
     }
 
-    fn make(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
-        let Some(heap) = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES) else { return Reserved::Full };
+    fn make(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId, terms: Terms) -> Reserved {
+        let Some(heap) = self.arena.charge(Terms::pool(terms.copy), LOCATION_HEAP_BYTES) else { return Reserved::Full };
         let handle = Handle(self.random.id());
-        let (application, durability) = (Arc::clone(&asked.application), asked.durability);
-        let made = Made { id, application, durability, log: Log::new() };
+        let log = Log::of(terms.copy, terms.limits);
+        let made = Made { id, application: Arc::clone(&asked.application), terms, log };
         let location = Arc::new(Location::new(made, handle, heap, Arc::clone(&self.spill)));
         self.handles.insert(handle, Arc::clone(&location));
         shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), location);

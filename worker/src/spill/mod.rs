@@ -29,6 +29,7 @@ use mallorn_proto::durability::Durability;
 use mallorn_runtime::clock::{self, Clock};
 use mallorn_runtime::disk::LaneError;
 use mallorn_runtime::task::Shutdown;
+use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::spill::disk::{DiskState, HUNG_AFTER, pick};
 use mallorn_worker_core::spill::{Candidate, Demand, UNWRITTEN_BYTES_MAX, demand, victims};
 use tokio::sync::Notify;
@@ -39,8 +40,9 @@ pub use folder::FolderError;
 use latch::Latch;
 use leaving::Leaving;
 
-use crate::memory::arena::Arena;
+use crate::memory::arena::{Arena, RECEIVE_BYTES};
 use crate::memory::location::Location;
+use crate::memory::pressure::Pressure;
 use crate::memory::store::Store;
 use crate::metrics::Metrics;
 
@@ -61,7 +63,9 @@ pub(crate) struct Spill {
     owed_bytes: AtomicU64,
     /// Bytes of memory that are on disk too.
     clean_bytes: AtomicU64,
-    /// Bytes of the last writes that were handed out; decides between equal disks.
+    /// Where pushes wait for memory.
+    pressure: Arc<Pressure>,
+    /// Decides between equal disks.
     turn: AtomicUsize,
     pressed: Notify,
 }
@@ -78,9 +82,14 @@ struct Waiting {
 
 impl Spill {
     pub(crate) fn new(arena: Arc<Arena>, folders: Vec<Arc<Folder>>, metrics: Metrics) -> Arc<Self> {
+        // Half of what connections may have received is left to those that do not wait for memory.
+        let paused_max = arena.limit_bytes(Pool::Receive) / 2 / RECEIVE_BYTES;
+        let pressure = Arc::new(Pressure::new(paused_max as usize));
+        pressure.set_hope(!folders.is_empty());
         Arc::new(Self {
             arena,
             folders,
+            pressure,
             metrics,
             clock: Clock::start(),
             owed_bytes: AtomicU64::new(0),
@@ -93,6 +102,11 @@ impl Spill {
     /// The memory that is written.
     pub(crate) fn arena(&self) -> &Arc<Arena> {
         &self.arena
+    }
+
+    /// Where pushes wait for memory.
+    pub(crate) fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
     }
 
     /// The data folders, by their index.
@@ -247,6 +261,7 @@ impl Spill {
             if shutdown.or(woken).await.is_none() {
                 return;
             }
+            self.pressure.set_hope(self.can_take(Durability::Written));
             let (demand, excess) = (self.demand(), self.excess());
             if demand != Demand::default() || excess > 0 {
                 self.relieve(&store.all(), demand, excess);

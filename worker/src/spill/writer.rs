@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mallorn_proto::durability::Durability;
 use mallorn_runtime::clock;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::push::Life;
@@ -109,12 +110,14 @@ impl Spill {
             Some(Err(error)) => folder.erred(now, &error),
             None => {}
         }
+        self.pressure.set_hope(self.can_take(Durability::Written));
         self.give_up(folder, taken, &files);
         clock::sleep(PAUSE).await;
     }
 
     /// Tells locations what of them is on disk now.
     fn publish(&self, folder: &Folder, taken: Vec<Taken>, sums: &[Sums]) {
+        let mut stored_bytes = 0;
         for Taken { waiting, cuts } in taken {
             let extent = |(cut, place, number): &(Cut, ExtentPlace, usize)| {
                 let (crc, list_crc) = sums[*number];
@@ -122,6 +125,7 @@ impl Spill {
             };
             let extents: Vec<Extent> = cuts.iter().map(extent).collect();
             let stored: u64 = extents.iter().map(|extent| u64::from(extent.stored)).sum();
+            stored_bytes += stored;
             let mut state = waiting.location.lock();
             state.disk.is_flying = false;
             let noted = state.log.wrote(&extents);
@@ -135,6 +139,7 @@ impl Spill {
             self.metrics.dead_bytes.inc_by(stored.saturating_sub(noted.unwrap_or(0)));
             if goes_on { folder.put_back(waiting) } else { self.finish(folder, waiting) }
         }
+        self.pressure.flushed(stored_bytes);
         self.press();
     }
 

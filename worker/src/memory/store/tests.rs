@@ -10,7 +10,8 @@ pub(crate) fn store() -> Store {
     let arena = Arena::new(16 * 1024 * 1024, BODY).unwrap();
     let metrics = Metrics::new(&Registry::new(), &arena).unwrap();
     let spill = Spill::new(arena, Vec::new(), metrics.clone());
-    Store::new(spill, BODY, Random::seeded(1), metrics)
+    let bounds = Bounds { body_bytes_max: BODY, split: SplitLimits::NONE };
+    Store::new(spill, bounds, Random::seeded(1), metrics)
 }
 
 pub(crate) fn application(name: &str) -> Application {
@@ -22,7 +23,8 @@ pub(crate) fn id(shuffle: u32, partition: u32) -> LocationId {
 }
 
 pub(crate) fn reserve_one(store: &Store, application: &Application, id: LocationId) -> Reserved {
-    store.reserve(application, store.incarnation(), Durability::Memory, &[id]).unwrap()[0]
+    let wanted = Wanted { copies: Copies::Lone, durability: Durability::Memory };
+    store.reserve(application, store.incarnation(), &[id], &wanted).unwrap()[0]
 }
 
 #[test]
@@ -47,7 +49,8 @@ fn another_incarnation_is_fenced_and_a_fresh_one_voids_handles() {
     let after = store.start_again();
     assert_ne!(before, after);
     assert!(store.by_handle(handle).is_none());
-    assert!(store.reserve(&application, before, Durability::Memory, &[id(1, 2)]).is_err());
+    let wanted = Wanted { copies: Copies::Lone, durability: Durability::Memory };
+    assert!(store.reserve(&application, before, &[id(1, 2)], &wanted).is_err());
     assert_eq!(reserve_one(&store, &application, id(1, 1)), Reserved::Closed);
     assert_eq!(store.freeze(&application, &[id(1, 1)]), [Some(0)], "what it held is still there");
 }
