@@ -27,7 +27,7 @@ use self::replies::Replies;
 use crate::memory::arena::ReceiveBuffers;
 use crate::memory::location::Location;
 use crate::memory::location::append::{Appended, Body, NotAppended};
-use crate::memory::pressure::Waited;
+use crate::memory::pressure::{Waited, Who};
 use crate::memory::store::Store;
 use crate::server::Ended;
 
@@ -101,8 +101,8 @@ impl<'a> PushConnection<'a> {
         let next = shutdown.or(async {
             tokio::select! {
                 biased;
-                () = self.replies.told(), if waits => Ok(Next::Serve),
                 more = self.inbound.fill(), if reads => more.map(|more| if more { Next::Serve } else { Next::Ended }),
+                () = self.replies.told(), if waits => Ok(Next::Serve),
             }
         });
         Ok(next.await.unwrap_or(Ok(Next::Shutdown))?)
@@ -275,7 +275,7 @@ impl Appender<'_> {
     /// Waits for memory, while that has sense.
     async fn room(&self, replies: &mut Replies<'_>, ask: &mut Asking<'_>) -> Result<Waited, Ended> {
         if ask.pause.is_none() {
-            ask.pause = self.store.pressure.pause(PAUSE_MAX);
+            ask.pause = self.store.pressure.pause(Who::Pusher, PAUSE_MAX);
         }
         let Some(pause) = &mut ask.pause else { return Ok(Waited::NoHope) };
         let since = clock::now();

@@ -28,7 +28,7 @@ fn on_disk(folders: &[PathBuf]) -> WorkerConfig {
 async fn start(folders: &[PathBuf], durability: Durability) -> Node {
     let started = async {
         loop {
-            match Node::try_start(on_disk(folders)).await {
+            match Node::try_start(on_disk(folders), 1).await {
                 Err(StartError::Folder(FolderError::InUse { .. })) => tokio::task::yield_now().await,
                 started => return started.unwrap(),
             }

@@ -31,6 +31,15 @@ struct State {
     paused: usize,
 }
 
+/// Who waits. What is forwarded has been taken elsewhere already, and waits where pushes may not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// A client that pushes.
+    Pusher,
+    /// A worker that forwards.
+    Primary,
+}
+
 /// What came of waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
@@ -70,9 +79,13 @@ impl Pressure {
     }
 
     /// Begins to wait, `longest` at most in all; `None` where that has no sense.
-    pub(crate) fn pause(self: &Arc<Self>, longest: Duration) -> Option<Pause> {
+    pub(crate) fn pause(self: &Arc<Self>, who: Who, longest: Duration) -> Option<Pause> {
+        let paused_max = match who {
+            Who::Pusher => self.paused_max,
+            Who::Primary => self.paused_max + self.paused_max / 2,
+        };
         let mut state = self.state.lock();
-        if !state.hope || state.paused >= self.paused_max {
+        if !state.hope || state.paused >= paused_max {
             return None;
         }
         state.paused += 1;
@@ -145,7 +158,7 @@ mod tests {
 
     /// Waits until there is no hope, retrying in between; returns the attempts and how long it took.
     async fn wait_out(pressure: &Arc<Pressure>, longest: Duration) -> (u32, Duration) {
-        let mut pause = pressure.pause(longest).unwrap();
+        let mut pause = pressure.pause(Who::Pusher, longest).unwrap();
         let mut attempts = 0;
         while pause.room().await == Waited::Room {
             attempts += 1;
@@ -190,13 +203,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_without_hope_and_not_too_many_with_it() {
         let pressure = Arc::new(Pressure::new(2));
-        assert!(pressure.pause(SECOND).is_none());
+        assert!(pressure.pause(Who::Primary, SECOND).is_none());
         pressure.set_hope(true);
-        let mut first = pressure.pause(30 * SECOND).unwrap();
-        let second = pressure.pause(30 * SECOND).unwrap();
-        assert!(pressure.pause(30 * SECOND).is_none(), "as many wait as may");
+        let mut first = pressure.pause(Who::Pusher, 30 * SECOND).unwrap();
+        let second = pressure.pause(Who::Pusher, 30 * SECOND).unwrap();
+        assert!(pressure.pause(Who::Pusher, 30 * SECOND).is_none(), "as many wait as may");
+        assert!(pressure.pause(Who::Primary, 30 * SECOND).is_some());
         drop(second);
-        assert!(pressure.pause(30 * SECOND).is_some());
+        assert!(pressure.pause(Who::Pusher, 30 * SECOND).is_some());
         assert_eq!(first.room().await, Waited::Room);
         let lose = async {
             clock::sleep(SECOND).await;

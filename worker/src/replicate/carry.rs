@@ -178,7 +178,9 @@ impl Carrier {
 
     fn end_oldest(&self) {
         if let Some(location) = self.link.oldest() {
-            self.store.end(&location, Cause::Late);
+            if self.store.end(&location, Cause::Late) {
+                tracing::info!(location = %location.id, peer = %self.link.peer.worker, "end a location that waits too long");
+            }
             self.link.forget(&location);
         }
     }

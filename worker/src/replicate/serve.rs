@@ -13,7 +13,7 @@ use mallorn_runtime::task::Shutdown;
 
 use crate::memory::arena::ReceiveBuffers;
 use crate::memory::location::append::{Body, NotAppended};
-use crate::memory::pressure::{Pause, Waited};
+use crate::memory::pressure::{Pause, Waited, Who};
 use crate::memory::store::Store;
 use crate::push::receive::{fill, refused, verify_pieces};
 use crate::push::reply;
@@ -134,7 +134,7 @@ impl Taking<'_> {
     /// Waits for memory, while that has sense.
     async fn room(&mut self) -> Waited {
         if self.pause.is_none() {
-            self.pause = self.store.pressure.pause(PAUSE_MAX);
+            self.pause = self.store.pressure.pause(Who::Primary, PAUSE_MAX);
         }
         match &mut self.pause {
             Some(pause) => Box::pin(pause.room()).await,
