@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use mallorn_runtime::config::{ByteSize, Check, Invalid, settings};
+use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, settings};
 use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
 
 settings! {
@@ -23,6 +24,11 @@ settings! {
         pub advertised_host: Option<String>,
         /// Folders that keep who this worker is. Without any it is a new worker at each start.
         pub data_folders: Vec<PathBuf>,
+        /// Whether the data folders are there again when this worker comes back. Where they are not (a folder that goes with
+        /// the pod, a machine that is given back), a worker that ends hands what it holds over to others.
+        pub disk_returns: bool = true,
+        /// How long a worker that is told to end may take for that: Kubernetes' grace period, less a margin.
+        pub grace: Span = Span(Duration::from_secs(60)),
         /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept.
         pub memory: ByteSize = ByteSize::gib(1),
         /// A location of this size is still pushed to, but its clients are told to move on to a new one.

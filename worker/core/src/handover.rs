@@ -126,11 +126,10 @@ impl Leaving {
                 self.holders.remove(0);
             }
             self.holders.push(holder);
-            self.holders.sort_unstable();
         }
     }
 
-    /// The workers that are known to have a copy, rising.
+    /// The workers that are known to have a copy.
     #[must_use]
     pub fn holders(&self) -> &[WorkerId] {
         &self.holders

@@ -104,7 +104,8 @@ impl Spill {
                 kept[index] &= wanted(location, durability).is_none();
                 continue;
             };
-            let Some(whole) = Whole::of(&location.lock().log, durability == Durability::Synced) else {
+            let synced = durability == Durability::Synced;
+            let Some(whole) = Whole::of(&location.lock().log, synced, location.from) else {
                 kept[index] = false;
                 continue;
             };
@@ -126,6 +127,32 @@ impl Spill {
                     state.disk.recorded = state.disk.recorded.max(reached);
                     state.disk.named_on |= 1 << disk;
                 }
+            }
+        }
+    }
+
+    /// Whether a location would be found after a restart as it is now.
+    pub(crate) fn is_kept(&self, location: &Location) -> bool {
+        wanted(location, Durability::Written).is_none()
+    }
+
+    /// Writes down that locations were handed over, in every folder that names them. Where that fails they are found
+    /// again after a restart, beside the copy that was made of them, which is the same.
+    pub(crate) async fn record_dropped(&self, locations: &[Arc<Location>]) {
+        for folder in &self.folders {
+            let mut shuffles: BTreeMap<ShuffleKey, Records> = BTreeMap::new();
+            for location in locations {
+                if location.lock().disk.named_on & (1 << folder.index) == 0 {
+                    continue;
+                }
+                let files = folder.files(&location.application, location.id.shuffle);
+                let records = shuffles.entry(files.key());
+                let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
+                let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+                record::put(&mut records.bytes, name, &Said::Dropped, &[]);
+            }
+            if !shuffles.is_empty() {
+                self.record_at(folder, shuffles.into_values().collect(), Durability::Written).await;
             }
         }
     }

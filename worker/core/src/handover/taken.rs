@@ -31,14 +31,15 @@ struct Origin {
 }
 
 impl Taken {
-    /// A location was taken over.
-    pub fn note(&mut self, application: &Application, location: LocationId, from: WorkerId) {
+    /// A location was taken over. Returns whether that is news.
+    pub fn note(&mut self, application: &Application, location: LocationId, from: WorkerId) -> bool {
         let of = match self.by_application.get_mut(application) {
             Some(of) => of,
             None => self.by_application.entry(application.clone()).or_default(),
         };
         let before = of.insert(location, Origin { from, is_told: false });
         self.untold += usize::from(before.is_none_or(|before| before.is_told));
+        before.is_none_or(|before| before.from != from)
     }
 
     /// A location is not here any more.
@@ -94,6 +95,12 @@ impl Taken {
             }
         }
         page
+    }
+
+    /// Whether the master was told everything.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.untold == 0
     }
 
     /// The master was told a page.
