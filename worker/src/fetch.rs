@@ -263,7 +263,7 @@ impl<'a> Streams<'a> {
         let disk::Answer { fetch, read } = answer;
         match read {
             Ok(read) => {
-                self.store.metrics.fetch_disk_bytes.inc_by(read.bytes);
+                self.store.metrics.spill.read_bytes.inc_by(read.bytes);
                 self.queue_body(&fetch, read.next, read.bytes, read.views, outbound);
             }
             Err(error) => fail(outbound, fetch.request, &RequestError::Disk(error)),

@@ -210,7 +210,7 @@ fn restore_shuffle(
         restarted.lost += 1;
     }
     restarted.restored += kept;
-    store.metrics.restarted(kept as u64, lost.len() as u64);
+    store.metrics.spill.restarted(kept as u64, lost.len() as u64);
     for found in all {
         keep_files(&folders[found.folder], &application, found, &used);
     }

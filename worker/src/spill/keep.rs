@@ -82,7 +82,7 @@ impl Spill {
         let began = self.clock.now();
         match self.run_within(folder, job).await {
             Some(Ok(())) => {
-                self.metrics.synced(self.clock.now().saturating_sub(began));
+                self.metrics.spill.synced(self.clock.now().saturating_sub(began));
                 true
             }
             Some(Err(error)) => {
