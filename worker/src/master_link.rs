@@ -18,14 +18,12 @@ use mallorn_runtime::grpc;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::master_link::{Held, pages};
-use mallorn_worker_core::spill::disk::Health;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::identity::Identity;
 use crate::memory::store::Store;
-use crate::service::memory_to_wire;
-use crate::spill::DiskReport;
+use crate::service::{disk_to_wire, memory_to_wire};
 
 /// How long a call may take.
 const CALL_WITHIN: Duration = Duration::from_secs(5);
@@ -221,21 +219,6 @@ impl MasterLink {
             let bytes: u64 = released.shuffles.iter().map(release).sum();
             tracing::debug!(%application, bytes, "release shuffles");
         }
-    }
-}
-
-fn disk_to_wire(disk: &DiskReport) -> v1::DiskState {
-    let health = match disk.health {
-        Health::Healthy => v1::disk_state::Health::Healthy,
-        Health::Full => v1::disk_state::Health::Full,
-        Health::Slow => v1::disk_state::Health::Slow,
-        Health::Failed => v1::disk_state::Health::Failed,
-    };
-    v1::DiskState {
-        path: disk.path.display().to_string(),
-        health: health.into(),
-        capacity_bytes: disk.capacity_bytes,
-        free_bytes: disk.free_bytes,
     }
 }
 

@@ -155,6 +155,11 @@ impl Metrics {
         }
     }
 
+    /// Locations that are open, frozen and sealed.
+    pub(crate) fn locations_by_state(&self) -> [u64; 3] {
+        [&self.open, &self.frozen, &self.sealed].map(|gauge| gauge.get().max(0) as u64)
+    }
+
     fn locations(&self, life: Life) -> Option<&IntGauge> {
         match life {
             Life::Open => Some(&self.open),

@@ -15,11 +15,13 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
 use mallorn_worker_core::commit::Sealing;
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::spill::disk::Health;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
 use crate::identity::Identity;
 use crate::memory::store::{Reserved, Store};
+use crate::spill::DiskReport;
 
 /// The service's state.
 pub(crate) struct Service {
@@ -43,6 +45,16 @@ impl Service {
         worker: Option<v1::WorkerId>,
         application: Option<v1::Application>,
     ) -> Result<Application, tonic::Status> {
+        self.admit_caller(cluster, worker)?;
+        let application = Application::from(application.ok_or_else(|| missing("application"))?);
+        if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
+            let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
+            return Err(to_grpc(Status::Malformed, text));
+        }
+        Ok(application)
+    }
+
+    fn admit_caller(&self, cluster: &str, worker: Option<v1::WorkerId>) -> Result<(), tonic::Status> {
         let identity = &self.identity;
         if cluster != identity.cluster {
             let text = format!("this worker belongs to the cluster `{}`, not to `{cluster}`", identity.cluster);
@@ -53,12 +65,7 @@ impl Service {
             let text = format!("this is worker {}, not {worker}: ask the master where that one is", identity.worker);
             return Err(to_grpc(Status::WrongWorker, text));
         }
-        let application = Application::from(application.ok_or_else(|| missing("application"))?);
-        if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
-            let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
-            return Err(to_grpc(Status::Malformed, text));
-        }
-        Ok(application)
+        Ok(())
     }
 }
 
@@ -120,6 +127,27 @@ impl Worker for Service {
         Err(to_grpc(Status::UnsupportedVersion, "this worker takes nothing over yet"))
     }
 
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, tonic::Status> {
+        let request = request.into_inner();
+        self.admit_caller(&request.cluster, request.worker)?;
+        let store = &self.store;
+        let [open, frozen, sealed] = store.metrics.locations_by_state();
+        Ok(Response::new(v1::DescribeReply {
+            memory: Some(memory_to_wire(&store.usage())),
+            disks: store.spill.disks().iter().map(disk_to_wire).collect(),
+            draining: store.is_draining(),
+            open,
+            frozen,
+            sealed,
+            spilled_bytes: store.metrics.spill.written_bytes(),
+            replicated_bytes: store.metrics.replicate.bytes.get(),
+            taken_over_bytes: 0,
+        }))
+    }
+
     async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
         Err(to_grpc(Status::UnsupportedVersion, "this worker is drained by SIGTERM only"))
     }
@@ -131,6 +159,22 @@ pub(crate) fn memory_to_wire(usage: &Usage) -> v1::MemoryState {
         arena_bytes: usage.budget_bytes,
         held_bytes: usage.held_total_bytes(),
         push_free_bytes: usage.push_free_bytes,
+    }
+}
+
+/// A disk as the wire tells it.
+pub(crate) fn disk_to_wire(disk: &DiskReport) -> v1::DiskState {
+    let health = match disk.health {
+        Health::Healthy => v1::disk_state::Health::Healthy,
+        Health::Full => v1::disk_state::Health::Full,
+        Health::Slow => v1::disk_state::Health::Slow,
+        Health::Failed => v1::disk_state::Health::Failed,
+    };
+    v1::DiskState {
+        path: disk.path.display().to_string(),
+        health: health.into(),
+        capacity_bytes: disk.capacity_bytes,
+        free_bytes: disk.free_bytes,
     }
 }
 

@@ -121,6 +121,10 @@ impl Worker for Forgetful {
     async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
         Ok(Response::new(v1::DrainReply::default()))
     }
+
+    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
+        Ok(Response::new(v1::DescribeReply::default()))
+    }
 }
 
 #[tokio::test]

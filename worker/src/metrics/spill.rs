@@ -52,6 +52,11 @@ impl SpillMetrics {
         self.seconds.inc_by(took.as_secs_f64());
     }
 
+    /// Bytes of extents written so far.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
     /// Counts a sync.
     pub(crate) fn synced(&self, took: Duration) {
         self.syncs.inc();
