@@ -6,6 +6,7 @@ mod copies;
 
 use std::sync::Arc;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId, WorkerId};
 use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
 use mallorn_proto::range_set::RangeSet;
@@ -101,7 +102,8 @@ impl Worker for Service {
             Ok((LocationId::from(location), SealId(one.seal), one.length))
         };
         let seals = request.locations.iter().map(one).collect::<Result<Vec<_>, tonic::Status>>()?;
-        let sealed = self.store.seal(&application, &seals);
+        let durability = Durability::from_wire(request.durability);
+        let sealed = self.store.seal(&application, durability, &seals).await;
         Ok(Response::new(v1::SealReply { locations: sealed.into_iter().map(sealing_to_wire).collect() }))
     }
 
@@ -139,6 +141,7 @@ fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
         Reserved::Closed => (Outcome::Closed, 0),
         Reserved::Full => (Outcome::Full, 0),
         Reserved::Draining => (Outcome::Draining, 0),
+        Reserved::NoDisk => (Outcome::NoDisk, 0),
     };
     v1::Reserved { outcome: outcome.into(), handle }
 }
@@ -150,6 +153,7 @@ fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
         Sealing::Unknown => (Outcome::Unknown, 0),
         Sealing::Short { .. } => (Outcome::Short, 0),
         Sealing::Conflict => (Outcome::Conflict, 0),
+        Sealing::NotDurable => (Outcome::NotDurable, 0),
     };
     v1::Sealed { outcome: outcome.into(), batches }
 }

@@ -3,11 +3,15 @@
 //! Owns a location's life and its batch list: stored bytes are never parsed again. Does not own where the bytes are
 //! (`memory`), the steps that end a life (`commit`), nor the reading of it (`fetch`).
 
+use std::collections::VecDeque;
+
 use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::id::{Attempt, BatchId, MapId, SealId};
 use mallorn_proto::limits::{CHUNK_BYTES, CHUNKS_MAX};
 
+use crate::record::EXTENTS_MAX;
 use crate::replicate::Copy;
+use crate::spill::extent::Extent;
 
 /// The life of a location on this worker. It only moves downwards in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +126,7 @@ pub(crate) struct ChunkEnd {
     /// In bytes from the location's start.
     pub(crate) offset: u64,
     /// Batches before it.
-    pub(crate) batches: usize,
+    pub(crate) batches: u64,
 }
 
 /// A location's log: its life, and what was appended to it, in order.
@@ -134,7 +138,16 @@ pub struct Log {
     /// Bytes that a primary's replica has confirmed.
     pub(crate) confirmed: u64,
     pub(crate) length: u64,
-    pub(crate) batches: Vec<BatchEntry>,
+    /// Where the bytes on disk lie; see [`crate::spill::extent`].
+    pub(crate) extents: Vec<Extent>,
+    /// Where memory begins.
+    pub(crate) memory_start: u64,
+    /// Batches before that, whose entries were forgotten.
+    pub(crate) forgotten: u64,
+    /// The batches in memory.
+    pub(crate) batches: VecDeque<BatchEntry>,
+    /// How many of them lie on disk too.
+    pub(crate) written_batches: usize,
     /// The chunks that are complete: one ends with the batch that reaches [`CHUNK_BYTES`] from its start, so that their
     /// borders depend on batch lengths alone and are the same on every copy.
     pub(crate) chunk_ends: Vec<ChunkEnd>,
@@ -150,7 +163,19 @@ impl Log {
     /// Open and empty. The limits are for pushes: what is forwarded was decided on already.
     #[must_use]
     pub fn of(copy: Copy, limits: SplitLimits) -> Self {
-        Self { life: Life::Open, copy, limits, confirmed: 0, length: 0, batches: Vec::new(), chunk_ends: Vec::new() }
+        Self {
+            life: Life::Open,
+            copy,
+            limits,
+            confirmed: 0,
+            length: 0,
+            extents: Vec::new(),
+            memory_start: 0,
+            forgotten: 0,
+            batches: VecDeque::new(),
+            written_batches: 0,
+            chunk_ends: Vec::new(),
+        }
     }
 
     /// Where in its life the location is.
@@ -167,7 +192,13 @@ impl Log {
 
     /// Batches appended; once sealed, those below the sealed length.
     #[must_use]
-    pub fn batches(&self) -> usize {
+    pub fn batches(&self) -> u64 {
+        self.forgotten + self.batches.len() as u64
+    }
+
+    /// Batches whose entries are in memory.
+    #[must_use]
+    pub fn batches_in_memory(&self) -> usize {
         self.batches.len()
     }
 
@@ -182,7 +213,9 @@ impl Log {
     /// Where the next batch of an open location lies.
     pub(crate) fn next(&self) -> Admission {
         match self.life {
-            Life::Open if self.chunk_ends.len() + 1 < CHUNKS_MAX => Admission::Append { offset: self.length },
+            Life::Open if self.chunk_ends.len() + 1 < CHUNKS_MAX && self.extents.len() < EXTENTS_MAX => {
+                Admission::Append { offset: self.length }
+            }
             Life::Open | Life::Frozen { .. } | Life::Sealed { .. } | Life::Gone => Admission::HardSplit,
         }
     }
@@ -208,10 +241,10 @@ impl Log {
     pub fn append(&mut self, entry: BatchEntry) {
         assert!(self.life == Life::Open, "only an open location is appended to");
         let chunk_start = self.chunk_ends.last().map_or(0, |end| end.offset);
-        self.batches.push(entry);
+        self.batches.push_back(entry);
         self.length += u64::from(entry.stored_bytes);
         if self.length - chunk_start >= CHUNK_BYTES {
-            self.chunk_ends.push(ChunkEnd { offset: self.length, batches: self.batches.len() });
+            self.chunk_ends.push(ChunkEnd { offset: self.length, batches: self.batches() });
         }
     }
 }

@@ -16,17 +16,18 @@ fn push(store: &Store, location: &Arc<Location>, bytes: usize) -> Result<Appende
     location.push(&store.arena, header, Body::Copied(&vec![1; bytes]), &mut Asking::new(&answers, 1, 1))
 }
 
-#[test]
-fn a_location_is_frozen_sealed_and_released() {
+#[tokio::test]
+async fn a_location_is_frozen_sealed_and_released() {
     let (store, application, id) = (store(), application("a"), id(1, 1));
     reserve_one(&store, &application, id);
     let location = store.by_name(&application, id).unwrap();
     assert_eq!(push(&store, &location, 1000), Ok(Appended::Stored(Status::Success)));
     assert_eq!(store.freeze(&application, &[id]), [Some(1000)]);
     assert_eq!(push(&store, &location, 1000), Err(NotAppended::Closed));
-    assert_eq!(store.seal(&application, &[(id, SEAL, 1000)]), [Sealing::Sealed { batches: 1 }]);
-    assert_eq!(store.seal(&application, &[(id, SEAL, 1000)]), [Sealing::Sealed { batches: 1 }]);
-    assert_eq!(store.seal(&application, &[(id, SealId(6), 1000)]), [Sealing::Conflict]);
+    let sealed = [Sealing::Sealed { batches: 1 }];
+    assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 1000)]).await, sealed);
+    assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 1000)]).await, sealed);
+    assert_eq!(store.seal(&application, Durability::Memory, &[(id, SealId(6), 1000)]).await, [Sealing::Conflict]);
     assert_eq!(store.freeze(&application, &[id]), [Some(1000)]);
     assert_eq!(reserve_one(&store, &application, id), Reserved::Closed);
     assert!(store.release(&application, 1..2) >= 4096);
@@ -35,13 +36,13 @@ fn a_location_is_frozen_sealed_and_released() {
     assert_eq!(store.usage().held_total_bytes(), 0);
 }
 
-#[test]
-fn what_is_shorter_than_its_seal_drops_itself_and_is_unknown_from_then_on() {
+#[tokio::test]
+async fn what_is_shorter_than_its_seal_drops_itself_and_is_unknown_from_then_on() {
     let (store, application, id) = (store(), application("a"), id(1, 1));
     let Reserved::Handle(handle) = reserve_one(&store, &application, id) else { panic!("not reserved") };
     push(&store, &store.by_handle(handle).unwrap(), 100).unwrap();
-    assert_eq!(store.seal(&application, &[(id, SEAL, 101)]), [Sealing::Short { held: 100 }]);
-    assert_eq!(store.seal(&application, &[(id, SEAL, 101)]), [Sealing::Unknown]);
+    assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 101)]).await, [Sealing::Short { held: 100 }]);
+    assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 101)]).await, [Sealing::Unknown]);
     assert!(store.by_handle(handle).is_none());
     assert_eq!(store.usage().held_total_bytes(), 0);
     assert!(store.held().is_empty());

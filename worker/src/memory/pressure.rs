@@ -65,7 +65,6 @@ impl Pressure {
     }
 
     /// This much was written and can be, or was, given back.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the spill tells it"))]
     pub(crate) fn flushed(&self, bytes: u64) {
         if bytes > 0 {
             self.state.lock().flushed = Some(clock::now());

@@ -6,6 +6,7 @@
 pub(crate) mod replica;
 
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
+use mallorn_proto::durability::Durability;
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{
     Application, Attempt, BatchId, Epoch, Handle, Incarnation, Instance, LocationId, MapId, Partition, SealId,
@@ -26,7 +27,7 @@ use mallorn_runtime::disk::Disk;
 use mallorn_runtime::grpc;
 use mallorn_runtime::net::Stream;
 use mallorn_runtime::random::Random;
-use mallorn_worker::{Running, Surroundings, WorkerConfig, start};
+use mallorn_worker::{Running, StartError, Surroundings, WorkerConfig, start};
 use prometheus::Registry;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,21 +70,33 @@ pub(crate) fn surroundings() -> Surroundings {
 pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) registry: Registry,
+    /// What reservations and seals ask for.
+    pub(crate) durability: Durability,
     control: WorkerClient<Channel>,
 }
 
 impl Node {
     pub(crate) async fn start(config: WorkerConfig) -> Self {
-        Self::start_seeded(config, 1).await
+        Self::try_start(config, 1).await.unwrap()
     }
 
     /// Workers of one test draw different ids.
     pub(crate) async fn start_seeded(config: WorkerConfig, seed: u64) -> Self {
+        Self::try_start(config, seed).await.unwrap()
+    }
+
+    /// Drains it, as SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    pub(crate) async fn try_start(config: WorkerConfig, seed: u64) -> Result<Self, StartError> {
         let surroundings = Surroundings { random: Random::seeded(seed), ..surroundings() };
         let registry = surroundings.registry.clone();
-        let running = start(config, surroundings).await.unwrap();
+        let running = start(config, surroundings).await?;
         let channel = grpc::channel(&running.control_address().to_string(), PATIENCE).unwrap();
-        Self { running, registry, control: WorkerClient::new(channel) }
+        let durability = Durability::Memory;
+        Ok(Self { running, registry, durability, control: WorkerClient::new(channel) })
     }
 
     pub(crate) fn hello(&self, role: Role) -> Hello {
@@ -145,6 +158,7 @@ impl Node {
             worker: Some(self.running.worker().into()),
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
@@ -174,6 +188,7 @@ impl Node {
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             locations: vec![one],
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().seal(request).await.unwrap().into_inner().locations[0]

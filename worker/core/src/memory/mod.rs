@@ -216,6 +216,11 @@ impl Ledger {
         fits
     }
 
+    /// Counts bytes of heap against a pool that are there already, whether it has room or not.
+    pub fn charge_anyway(&mut self, pool: Pool, bytes: u64) {
+        self.share(pool).held_bytes += bytes;
+    }
+
     /// Takes back what was charged.
     ///
     /// # Panics
@@ -240,7 +245,13 @@ impl Ledger {
             .map(|(of, share)| if of == pool { share.held_bytes } else { share.held_bytes.max(share.reserved_bytes) })
             .sum();
         let share = &self.shares[pool as usize];
-        (self.budget_bytes - spoken_for).min(share.limit_bytes - share.held_bytes)
+        self.budget_bytes.saturating_sub(spoken_for).min(share.limit_bytes.saturating_sub(share.held_bytes))
+    }
+
+    /// What locations hold, whoever fills them.
+    #[must_use]
+    pub fn held_by_locations(&self) -> u64 {
+        self.shares[Pool::Push as usize].held_bytes + self.shares[Pool::Replicate as usize].held_bytes
     }
 
     /// How things stand.

@@ -9,6 +9,7 @@ use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::status::Status;
 use mallorn_worker_core::push::{Admission, BatchEntry};
 use mallorn_worker_core::replicate::Copy;
+use parking_lot::MutexGuard;
 
 use super::{Location, State};
 use crate::memory::arena::{Arena, Slot};
@@ -87,17 +88,21 @@ impl Location {
             ask.metrics().replicate.split(split);
         }
         let stored = if state.log.is_over_soft_limit() { Status::SoftSplit } else { Status::Success };
-        let Some(replica) = &self.replica else { return Ok(Appended::Stored(stored)) };
+        let Some(replica) = &self.replica else {
+            self.appended(state);
+            return Ok(Appended::Stored(stored));
+        };
         let (end, mut views) = (state.log.length(), Vec::with_capacity(1));
         state.views(offset..end, &mut views);
         state.waiting.push_back(Waiting { end, ticket: ask.ticket(stored, length) });
         replica.link.forward(Forward::new(self, replica.handle, offset..end, views));
+        self.appended(state);
         Ok(Appended::Waits)
     }
 
     /// Appends a batch that another worker forwards, at its offset there.
     pub(crate) fn accept(
-        &self,
+        self: &Arc<Self>,
         arena: &Arc<Arena>,
         header: BatchHeader,
         body: Body<'_>,
@@ -105,7 +110,19 @@ impl Location {
     ) -> Result<(), NotAppended> {
         let mut state = self.lock();
         let admission = state.log.admit_at(offset);
-        state.append(arena, admission, header, body).map(|_| ())
+        state.append(arena, admission, header, body)?;
+        self.appended(state);
+        Ok(())
+    }
+
+    /// Has whole extents written behind the pushes, and the balance look where memory asks for it.
+    fn appended(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let is_ready = state.becomes_ready();
+        drop(state);
+        if is_ready {
+            self.spill.behind(Arc::clone(self));
+        }
+        self.spill.press();
     }
 
     /// The replica has everything up to `end`.
@@ -134,10 +151,11 @@ impl State {
         let Admission::Append { offset } = admission else { return Err(NotAppended::Closed) };
         match body {
             Body::Copied(bytes) if self.make_room(arena, bytes.len()) => self.copy(offset, bytes),
-            Body::Apart(slots, length) if self.charge_heap(slots.len() as u64) => self.attach(offset, slots, length),
+            Body::Apart(slots, length) if self.charge_heap(slots.len()) => self.attach(offset, slots, length),
             Body::Copied(_) | Body::Apart(..) => return Err(NotAppended::NoMemory),
         }
         self.log.append(BatchEntry::from(header));
+        self.tell();
         Ok(offset)
     }
 

@@ -1,9 +1,11 @@
 use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::id::{Attempt, BatchId, Epoch, Instance, MapId, Partition, SealId, ShuffleId};
+use prometheus::Registry;
 use proptest::prelude::*;
 
 use super::append::{Body, NotAppended};
 use super::*;
+use crate::metrics::Metrics;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -11,11 +13,15 @@ fn arena() -> Arc<Arena> {
     Arena::new(16 * MIB, MIB as u32).unwrap()
 }
 
-fn location(arena: &Arc<Arena>) -> Location {
+fn location(arena: &Arc<Arena>) -> Arc<Location> {
     let id = LocationId { shuffle: ShuffleId(1), partition: Partition(2), epoch: Epoch(0) };
-    let place = Place { instance: Instance(7), shuffle: id.shuffle, partition: id.partition };
-    let terms = Terms { copy: Copy::Lone, replica: None, limits: SplitLimits::NONE, durability: Durability::Written };
-    Location::new(id, place, Handle(1), terms, arena.charge(Pool::Push, LOCATION_HEAP_BYTES).unwrap())
+    let application = Arc::new(Application { name: "a".to_owned(), instance: Instance(7) });
+    let terms = Terms { copy: Copy::Lone, replica: None, limits: SplitLimits::NONE, durability: Durability::Memory };
+    let made = Made { id, application, terms, log: Log::new() };
+    let metrics = Metrics::new(&Registry::new(), arena).unwrap();
+    let spill = Spill::new(Arc::clone(arena), Vec::new(), metrics);
+    let heap = arena.charge(Pool::Push, LOCATION_HEAP_BYTES).unwrap();
+    Arc::new(Location::new(made, Handle(1), heap, spill))
 }
 
 /// A location takes verified batches on trust, so these have a header's length and no envelope.
@@ -42,7 +48,7 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
     prop::collection::vec(batch.prop_map(|(bytes, attached, fill)| Batch { bytes, attached, fill }), 0..40)
 }
 
-fn push(location: &Location, arena: &Arc<Arena>, batch: &Batch) -> (Result<(), NotAppended>, Vec<u8>) {
+fn push(location: &Arc<Location>, arena: &Arc<Arena>, batch: &Batch) -> (Result<(), NotAppended>, Vec<u8>) {
     let mut bytes = vec![batch.fill; batch.bytes];
     bytes[batch.bytes / 2..].fill(batch.fill.wrapping_add(1));
     if !batch.attached {
