@@ -422,6 +422,9 @@ impl GenerationState {
         }
         if is_settled {
             self.locations.committing.remove(&key);
+        } else {
+            // Perhaps again: its sealed copy is gone, and the other one is not sealed yet.
+            self.locations.committing.insert(key);
         }
     }
 }

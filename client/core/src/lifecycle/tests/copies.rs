@@ -199,6 +199,18 @@ fn a_sealed_copy_that_a_reader_did_not_find_is_offered_its_seal_again_and_read_l
 }
 
 #[test]
+fn a_location_whose_sealed_copy_is_gone_waits_for_the_other_one() {
+    let (mut lifecycle, location) = fixed(Durability::Written);
+    let state = state(&mut lifecycle);
+    state.sealed(location, WORKER, Durability::Written);
+    state.reported(location, WORKER);
+    state.failed(location, WORKER, CopyFailure::Unknown);
+    assert_eq!((state.is_committed(&(0..1)), read_at(state)), (false, vec![]));
+    state.sealed(location, REPLICA, Durability::Written);
+    assert_eq!((state.is_committed(&(0..1)), read_at(state)), (true, vec![(REPLICA, None)]));
+}
+
+#[test]
 fn what_was_handed_over_is_asked_for_where_it_is_now() {
     let (mut lifecycle, location) = ended(Durability::Written);
     let state = state(&mut lifecycle);
