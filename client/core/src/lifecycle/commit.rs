@@ -232,20 +232,20 @@ impl GenerationState {
     /// not given up for being away: should its worker come back, it is read again.
     pub fn failed(&mut self, location: LocationId, worker: WorkerId, why: CopyFailure) {
         let Some((placed, index)) = self.find_copy(location, worker) else { return };
-        let is_last = placed.other(index).is_none_or(PlacedCopy::is_failed);
-        let in_memory = self.protection.durability == Durability::Memory;
-        self.with_copy(location, worker, |state, copy| {
-            let is_committing = matches!(state, EpochState::Freezing { .. } | EpochState::Fixed { .. });
-            if is_committing && copy.state != CopyState::Sealed && !copy.is_failed() {
-                let stays = why == CopyFailure::Gone && is_last && copy.state == CopyState::Again;
-                copy.state = if stays { CopyState::Sealed } else { CopyState::Failed(why) };
+        let other = placed.other(index);
+        let is_last = other.is_none_or(PlacedCopy::is_failed);
+        match placed.copy(index).map(|copy| copy.state) {
+            None | Some(CopyState::Sealed | CopyState::Failed(_)) => return,
+            Some(CopyState::Again) if is_last && why == CopyFailure::Gone => {
+                return self.with_copy(location, worker, |_, copy| copy.state = CopyState::Sealed);
             }
-        });
-        let Some((placed, index)) = self.find_copy(location, worker) else { return };
-        let Some(other) = placed.other(index) else { return };
-        if in_memory && placed.is_committing() && other.state == CopyState::Sealed && is_failed_at(placed, index) {
+            Some(_) => self.with_copy(location, worker, |_, copy| copy.state = CopyState::Failed(why)),
+        }
+        if let Some(PlacedCopy { worker: other, state: CopyState::Sealed }) = other
+            && self.protection.durability == Durability::Memory
+        {
             // It is the only one now, and in memory.
-            let other = self.locations.workers.id(other.worker);
+            let other = self.locations.workers.id(other);
             self.with_copy(location, other, |_, copy| copy.state = CopyState::Again);
         }
     }
