@@ -17,7 +17,7 @@ use mallorn_runtime::task::{self, Shutdown, Spawner};
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, ShuffleOptions};
 use crate::connections::Connections;
 use crate::error::{ConnectError, LifecycleError, ReadError};
 use crate::fetch::Reader;
@@ -172,8 +172,22 @@ impl ShuffleClient {
         partitions: u32,
         maps: Option<u32>,
     ) -> Result<Generation, LifecycleError> {
-        let instance = self.instance();
-        let request = v1::RegisterShuffleRequest { instance, shuffle, partitions, maps, ..Default::default() };
+        self.register_with(shuffle, partitions, maps, ShuffleOptions::default()).await
+    }
+
+    /// Declares a shuffle that is kept otherwise than the application's others; see
+    /// [`crate::LifecycleManager::register_with`]. It waits as [`Self::register`] does.
+    ///
+    /// # Errors
+    /// As there, and `Unreachable`.
+    pub async fn register_with(
+        &self,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+        options: ShuffleOptions,
+    ) -> Result<Generation, LifecycleError> {
+        let request = options.declare(self.instance(), shuffle, partitions, maps);
         let reply = self.inner.link.call(|mut door| async move { door.register_shuffle(request).await }).await?;
         Ok(Generation(reply.generation))
     }

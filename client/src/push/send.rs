@@ -275,6 +275,7 @@ async fn ask(
         arena_bytes: reply.arena_bytes,
         held_bytes: reply.held_bytes,
         refused_bytes: pending.iter().map(|one| one.batch.length() as u64).sum(),
+        missing: reply.missing.clone(),
     };
     let stuck = rounds.is_stuck(shared);
     if !placed {

@@ -79,7 +79,7 @@ pub(crate) fn next_epochs(script: &Script, asked: &[v1::ReviveOne]) -> v1::Reviv
         location: Some(open_location(one.partition, one.epoch + 1)),
     };
     let (workers, partitions) = (script.locate.workers.clone(), asked.iter().map(revived).collect());
-    v1::ReviveReply { workers, partitions, arena_bytes: 0, held_bytes: 0 }
+    v1::ReviveReply { workers, partitions, ..Default::default() }
 }
 
 /// A lifecycle manager of one shuffle (0, of one map) that follows its script.

@@ -102,7 +102,7 @@ async fn a_lifecycle_manager_s_nonsense_about_a_start_is_refused() {
 #[tokio::test]
 async fn a_lifecycle_manager_s_nonsense_about_a_revive_is_refused() {
     fn reply(partitions: Vec<v1::Revived>, data: &str) -> Option<v1::ReviveReply> {
-        Some(v1::ReviveReply { workers: vec![address(data)], partitions, arena_bytes: 0, held_bytes: 0 })
+        Some(v1::ReviveReply { workers: vec![address(data)], partitions, ..Default::default() })
     }
     fn revived(location: Option<v1::OpenLocation>) -> v1::Revived {
         v1::Revived { outcome: Outcome::Revived.into(), location }

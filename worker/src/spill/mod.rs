@@ -310,6 +310,9 @@ impl Spill {
                 candidates.push(Candidate { index, unwritten_bytes });
             }
         }
+        if demand.forget_bytes > 0 {
+            self.pressure.freed();
+        }
         for index in victims(candidates, wanted) {
             let location = Arc::clone(&locations[index]);
             self.enqueue(Waiting { location, whole: true, bytes: 0, latch: None });
