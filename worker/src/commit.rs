@@ -3,13 +3,16 @@
 //! Owns carrying the steps out on the tables and giving memory back. Does not own what the steps mean
 //! (`mallorn_worker_core::commit`) nor who may ask for them (`service`).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
 use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::push::Life;
 
-use crate::memory::location::Location;
+use crate::memory::location::{Location, State};
 use crate::memory::store::Store;
 
 impl Store {
@@ -20,7 +23,20 @@ impl Store {
     }
 
     fn freeze_one(&self, location: &Location) -> Option<u64> {
+        self.freeze_locked(&mut location.lock())
+    }
+
+    /// Freezes a location that is open; `false` where it is not.
+    pub(crate) fn freeze_open(&self, location: &Location) -> bool {
         let mut state = location.lock();
+        let is_open = state.log.life() == Life::Open;
+        if is_open {
+            self.freeze_locked(&mut state);
+        }
+        is_open
+    }
+
+    fn freeze_locked(&self, state: &mut State) -> Option<u64> {
         let before = state.log.life();
         let acked = state.log.freeze();
         let after = state.log.life();
@@ -31,15 +47,36 @@ impl Store {
         acked
     }
 
-    /// Cuts locations at their length and makes them readable.
-    pub(crate) fn seal(&self, application: &Application, seals: &[(LocationId, SealId, u64)]) -> Vec<Sealing> {
+    /// Cuts locations at their length and makes them readable; answers once they have the durability asked for.
+    pub(crate) async fn seal(
+        &self,
+        application: &Application,
+        durability: Durability,
+        seals: &[(LocationId, SealId, u64)],
+    ) -> Vec<Sealing> {
         let ids: Vec<_> = seals.iter().map(|(id, _, _)| *id).collect();
         let locations = self.by_names(application, &ids);
-        let seal = |(location, (_, seal, length)): (Option<Arc<Location>>, &(LocationId, SealId, u64))| match location {
-            Some(location) => self.seal_one(application, &location, *seal, *length),
+        let seal = |(location, (_, seal, length)): (&Option<Arc<Location>>, &(LocationId, SealId, u64))| match location
+        {
+            Some(location) => self.seal_one(application, location, *seal, *length),
             None => Sealing::Unknown,
         };
-        locations.into_iter().zip(seals).map(seal).collect()
+        let mut sealings: Vec<_> = locations.iter().zip(seals).map(seal).collect();
+        if durability == Durability::Memory {
+            return sealings;
+        }
+        let sealed = |(sealing, location): (&Sealing, Option<Arc<Location>>)| {
+            matches!(sealing, Sealing::Sealed { .. }).then_some(location).flatten()
+        };
+        let wanted: Vec<_> = sealings.iter().zip(locations).map(sealed).collect();
+        let present: Vec<_> = wanted.iter().flatten().cloned().collect();
+        let mut written = self.spill.keep(&present, durability).await.into_iter();
+        for (sealing, _) in sealings.iter_mut().zip(&wanted).filter(|(_, wanted)| wanted.is_some()) {
+            if !written.next().unwrap_or(false) {
+                *sealing = Sealing::NotDurable;
+            }
+        }
+        sealings
     }
 
     fn seal_one(&self, application: &Application, location: &Arc<Location>, seal: SealId, length: u64) -> Sealing {
@@ -55,7 +92,7 @@ impl Store {
                 self.forget(application, location);
                 tracing::warn!(location = %location.id, held, length, "drop a location that is shorter than its seal");
             }
-            Sealing::Unknown | Sealing::Conflict => {}
+            Sealing::Unknown | Sealing::Conflict | Sealing::NotDurable => {}
         }
         sealing
     }
@@ -80,7 +117,10 @@ impl Store {
             bytes
         };
         let bytes = locations.iter().map(clear).sum();
+        let shuffles: BTreeSet<_> = locations.iter().map(|location| location.shuffle()).collect();
+        shuffles.into_iter().for_each(|shuffle| self.spill.release(shuffle));
         self.metrics.released_bytes.inc_by(bytes);
+        self.pressure.freed();
         bytes
     }
 
@@ -89,6 +129,17 @@ impl Store {
         for location in self.begin_draining() {
             self.freeze_one(&location);
         }
+        // Nothing takes a push any more, so none has to wait for memory.
+        self.pressure.set_hope(false);
+    }
+
+    /// Writes down everything that is frozen or sealed, with its bytes, so that it is found again after a restart; returns
+    /// what could not be.
+    pub(crate) async fn keep_all(&self) -> Vec<Arc<Location>> {
+        let all = self.all();
+        let kept = self.spill.keep(&all, Durability::Written).await;
+        let left = all.into_iter().zip(kept).filter(|(location, kept)| !kept && location.life() != Life::Gone);
+        left.map(|(location, _)| location).collect()
     }
 
     /// Draws a fresh incarnation, as a worker does that was declared lost: what was open is frozen, handles are void.

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use mallorn_runtime::config::{ByteSize, Check, Invalid, settings};
 use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
 
+/// Most data folders of one worker: masters take no more, and locations keep a bit for each.
+const DATA_FOLDERS_MAX: usize = 64;
+
 settings! {
     /// Settings of a worker.
     pub struct WorkerConfig {
@@ -21,10 +24,15 @@ settings! {
         pub admin_listen: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 9103))),
         /// Host under which others reach this worker; by default the address listened on, or else the machine's name.
         pub advertised_host: Option<String>,
-        /// Folders that keep who this worker is. Without any it is a new worker at each start.
+        /// Folders, one per disk, for what memory does not hold and for who this worker is. Without any it is a new worker at
+        /// each start, and takes only shuffles whose durability is `memory`.
         pub data_folders: Vec<PathBuf>,
         /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept.
         pub memory: ByteSize = ByteSize::gib(1),
+        /// A location of this size is still pushed to, but its clients are told to move on to a new one.
+        pub soft_split: ByteSize = ByteSize::gib(1),
+        /// A location of this size takes no more; larger than `soft_split`.
+        pub hard_split: ByteSize = ByteSize::gib(4),
         /// Connections on the data port at once; more are refused.
         pub connections_max: usize = 4096,
     }
@@ -34,6 +42,15 @@ impl Check for WorkerConfig {
     fn check(&self) -> Result<(), Invalid> {
         if self.memory.bytes() < BUDGET_BYTES_MIN {
             return Err(Invalid::new("memory", format!("must be at least {}", ByteSize(BUDGET_BYTES_MIN))));
+        }
+        if self.soft_split.bytes() == 0 {
+            return Err(Invalid::new("soft_split", "must be at least 1B"));
+        }
+        if self.hard_split <= self.soft_split {
+            return Err(Invalid::new("hard_split", format!("must be larger than soft_split, {}", self.soft_split)));
+        }
+        if self.data_folders.len() > DATA_FOLDERS_MAX {
+            return Err(Invalid::new("data_folders", format!("must be at most {DATA_FOLDERS_MAX}")));
         }
         if self.connections_max == 0 {
             return Err(Invalid::new("connections_max", "must be at least 1"));
@@ -63,6 +80,8 @@ mod tests {
         assert!(Loader::new().load::<WorkerConfig>().is_ok());
         assert!(refusal("memory = '1KiB'").contains("must be at least 16MiB"));
         assert!(refusal("connections_max = 0").contains("must be at least 1"));
+        assert!(refusal("soft_split = '0B'").contains("must be at least 1B"));
+        assert!(refusal("hard_split = '1GiB'").contains("must be larger than soft_split, 1GiB"));
         assert!(refusal("master = 'nowhere'").contains("must be host:port"));
     }
 }

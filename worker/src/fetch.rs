@@ -1,8 +1,10 @@
-//! Serves readers: streams over sealed locations, whole batches straight out of the arena.
+//! Serves readers: streams over sealed locations, whole batches straight out of the arena, or from disk (`disk`).
 //!
 //! Owns the fetch connection's loop, its streams and their bound. Does not own what an answer holds
 //! (`mallorn_worker_core::fetch`). Bodies are never copied; what an answer holds of the arena is given back when it has
-//! been written.
+//! been written. Reads from disk run beside each other, and what is in memory does not wait for them.
+
+mod disk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +14,12 @@ use mallorn_proto::id::Application;
 use mallorn_proto::message::{CloseStream, Failure, Fetch, Fetched, Kind, Open, Opened};
 use mallorn_proto::status::Status;
 use mallorn_runtime::connection::{Inbound, Incoming, Outbound};
-use mallorn_runtime::task::Shutdown;
-use mallorn_worker_core::fetch::{Cursor, FetchError, MapRange, OpenError, Plan};
+use mallorn_runtime::task::{self, Shutdown};
+use mallorn_worker_core::fetch::{Cursor, DiskPlan, FetchError, MapRange, OpenError, Planned};
 use mallorn_worker_core::memory::Pool;
+
+use disk::{DiskError, DiskRead};
+use tokio::sync::mpsc;
 
 use crate::memory::arena::{Charge, ReceiveBuffers, View};
 use crate::memory::location::Location;
@@ -27,6 +32,9 @@ pub(crate) const STREAMS_MAX: usize = 1024;
 
 /// Answers queued are written out once they have this many bytes.
 const FLUSH_BYTES: usize = 1024 * 1024;
+
+/// Reads from disk that one connection may have at once; beyond them it is left unread.
+const DISK_READS_MAX: usize = 8;
 
 /// Heap of one stream.
 const STREAM_HEAP_BYTES: u64 = 256;
@@ -44,11 +52,27 @@ pub(crate) struct FetchConnection<'a> {
 impl FetchConnection<'_> {
     /// Serves until the peer is done or the shutdown is triggered.
     pub(crate) async fn serve(&mut self, shutdown: &Shutdown) -> Result<(), Ended> {
+        let (done, mut read) = mpsc::channel(DISK_READS_MAX);
+        let mut reading = 0;
         loop {
             // What the queued answers hold is counted until they are written.
             let mut held = Vec::new();
-            while let Some(incoming) = self.inbound.buffered()? {
-                held.extend(self.streams.answer(&incoming, self.outbound)?);
+            while let Ok(answer) = read.try_recv() {
+                reading -= 1;
+                self.streams.answer_from_disk(answer, self.outbound);
+            }
+            while reading < DISK_READS_MAX
+                && let Some(incoming) = self.inbound.buffered()?
+            {
+                match self.streams.answer(&incoming, self.outbound)? {
+                    Answered::Queued(heap) => held.extend(heap),
+                    Answered::FromDisk(job) => {
+                        reading += 1;
+                        let done = done.clone();
+                        // Whoever asked may be gone.
+                        task::spawn(async move { drop(done.send(job.run().await).await) });
+                    }
+                }
                 if self.outbound.queued_bytes() >= FLUSH_BYTES {
                     self.outbound.flush().await?;
                     held.clear();
@@ -58,12 +82,33 @@ impl FetchConnection<'_> {
                 self.outbound.flush().await?;
             }
             drop(held);
-            let Some(more) = shutdown.or(self.inbound.fill()).await else { return Ok(()) };
-            if !more? {
-                return Ok(());
+            let more = async {
+                tokio::select! {
+                    biased;
+                    Some(answer) = read.recv(), if reading > 0 => Ok::<_, Ended>(Some(Some(answer))),
+                    more = self.inbound.fill(), if reading < DISK_READS_MAX => Ok(more?.then_some(None)),
+                }
+            };
+            match shutdown.or(more).await {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(None)) => return Ok(()),
+                Some(Ok(Some(None))) => {}
+                Some(Ok(Some(Some(answer)))) => {
+                    reading -= 1;
+                    self.streams.answer_from_disk(answer, self.outbound);
+                }
             }
         }
     }
+}
+
+/// What came of a frame.
+enum Answered {
+    /// The answer is queued, and holds this beside the arena's pieces.
+    Queued(Option<Charge>),
+    /// The answer is to be read from disk.
+    FromDisk(DiskRead),
 }
 
 /// The streams of one connection.
@@ -83,7 +128,7 @@ struct Stream {
 }
 
 /// Why a request on a fetch connection failed; the connection goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -95,17 +140,21 @@ enum RequestError {
     TooManyStreams,
     #[error("the worker has no memory left for readers; try again later")]
     NoMemory,
+    #[error("{0}")]
+    Disk(#[from] DiskError),
 }
 
 impl RequestError {
-    fn status(self) -> Status {
+    fn status(&self) -> Status {
         match self {
             Self::Open(OpenError::NotHere) | Self::Fetch(FetchError::NotHere) | Self::NoStream { .. } => {
                 Status::NotHere
             }
             Self::Fetch(FetchError::NotABorder { .. }) => Status::Malformed,
             Self::Fetch(FetchError::TooLarge { .. }) => Status::TooLarge,
-            Self::TooManyStreams | Self::NoMemory => Status::Busy,
+            Self::TooManyStreams | Self::NoMemory | Self::Disk(DiskError::NoMemory | DiskError::Ended) => Status::Busy,
+            Self::Disk(DiskError::Fetch(error)) => Self::Fetch(*error).status(),
+            Self::Disk(DiskError::Folder { .. } | DiskError::Read { .. } | DiskError::List) => Status::BadChecksum,
         }
     }
 }
@@ -117,7 +166,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Queues the answer to one frame; returns what it holds beside the arena's pieces.
-    fn answer(&mut self, incoming: &Incoming<'_>, outbound: &mut Outbound) -> Result<Option<Charge>, Ended> {
+    fn answer(&mut self, incoming: &Incoming<'_>, outbound: &mut Outbound) -> Result<Answered, Ended> {
         let (kind, header) = match incoming {
             Incoming::Whole { kind, header, body: [] } => (Kind::from_wire(*kind)?, *header),
             Incoming::Whole { kind, .. } | Incoming::Large { kind, .. } => {
@@ -132,26 +181,27 @@ impl<'a> Streams<'a> {
                         let encode = |header: &mut BytesMut| opened.encode(header).expect("admission bounds chunks");
                         outbound.push(Kind::Opened as u8, encode);
                     }
-                    Err(error) => fail(outbound, open.request, error),
+                    Err(error) => fail(outbound, open.request, &error),
                 }
-                Ok(None)
+                Ok(Answered::Queued(None))
             }
             Kind::Fetch => {
                 let fetch = Fetch::decode(header)?;
                 match self.fetch(&fetch) {
-                    Ok((plan, body, heap)) => {
-                        self.queue_body(&fetch, &plan, body, outbound);
-                        Ok(Some(heap))
+                    Ok(Found::Memory { views, heap, bytes, next }) => {
+                        self.queue_body(&fetch, next, bytes, views, outbound);
+                        Ok(Answered::Queued(Some(heap)))
                     }
+                    Ok(Found::Disk(job)) => Ok(Answered::FromDisk(job)),
                     Err(error) => {
-                        fail(outbound, fetch.request, error);
-                        Ok(None)
+                        fail(outbound, fetch.request, &error);
+                        Ok(Answered::Queued(None))
                     }
                 }
             }
             Kind::CloseStream => {
                 self.open.remove(&CloseStream::decode(header)?.stream);
-                Ok(None)
+                Ok(Answered::Queued(None))
             }
             kind => Err(Ended::Unexpected { kind }),
         }
@@ -176,10 +226,16 @@ impl<'a> Streams<'a> {
         Ok(Opened { request: open.request, stream, length, chunk_ends })
     }
 
-    fn fetch(&mut self, fetch: &Fetch) -> Result<(Plan, Vec<View>, Charge), RequestError> {
+    fn fetch(&mut self, fetch: &Fetch) -> Result<Found, RequestError> {
         let stream = self.open.get_mut(&fetch.stream).ok_or(RequestError::NoStream { stream: fetch.stream })?;
         let state = stream.location.lock();
-        let plan = state.log.plan(stream.cursor, fetch.offset, fetch.limit, stream.maps)?;
+        let plan = match state.log.plan(stream.cursor, fetch.offset, fetch.limit, stream.maps)? {
+            Planned::Memory(plan) => plan,
+            Planned::Disk(plan) => {
+                drop(state);
+                return Ok(Found::Disk(self.from_disk(fetch, plan)?));
+            }
+        };
         let mut views = Vec::new();
         for run in &plan.runs {
             state.views(run.clone(), &mut views);
@@ -188,20 +244,49 @@ impl<'a> Streams<'a> {
         let heap = views.len() as u64 * PIECE_HEAP_BYTES;
         let heap = self.store.arena.charge(Pool::Read, heap).ok_or(RequestError::NoMemory)?;
         stream.cursor = plan.next;
-        Ok((plan, views, heap))
+        Ok(Found::Memory { views, heap, bytes: plan.bytes, next: plan.next.offset })
     }
 
-    fn queue_body(&self, fetch: &Fetch, plan: &Plan, views: Vec<View>, outbound: &mut Outbound) {
+    fn from_disk(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
+        let stream = self.open.get(&fetch.stream).ok_or(RequestError::NoStream { stream: fetch.stream })?;
+        Ok(DiskRead {
+            fetch: *fetch,
+            plan,
+            maps: stream.maps,
+            location: Arc::clone(&stream.location),
+            spill: Arc::clone(&self.store.spill),
+        })
+    }
+
+    /// Queues what was read from disk.
+    fn answer_from_disk(&self, answer: disk::Answer, outbound: &mut Outbound) {
+        let disk::Answer { fetch, read } = answer;
+        match read {
+            Ok(read) => {
+                self.store.metrics.spill.read_bytes.inc_by(read.bytes);
+                self.queue_body(&fetch, read.next, read.bytes, read.views, outbound);
+            }
+            Err(error) => fail(outbound, fetch.request, &RequestError::Disk(error)),
+        }
+    }
+
+    fn queue_body(&self, fetch: &Fetch, next: u64, bytes: u64, views: Vec<View>, outbound: &mut Outbound) {
         self.store.metrics.fetch_requests.inc();
-        self.store.metrics.fetch_bytes.inc_by(plan.bytes);
+        self.store.metrics.fetch_bytes.inc_by(bytes);
         let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);
-        let fetched = Fetched { request, stream, offset, next: plan.next.offset };
+        let fetched = Fetched { request, stream, offset, next };
         let body = views.into_iter().map(Bytes::from_owner).collect();
         outbound.push_with_body(Kind::Fetched as u8, body, |header| fetched.encode(header));
     }
 }
 
-fn fail(outbound: &mut Outbound, request: u64, error: RequestError) {
+/// Where an answer is.
+enum Found {
+    Memory { views: Vec<View>, heap: Charge, bytes: u64, next: u64 },
+    Disk(DiskRead),
+}
+
+fn fail(outbound: &mut Outbound, request: u64, error: &RequestError) {
     let failure = Failure { request, status: error.status(), text: error.to_string() };
     outbound.push(Kind::Failure as u8, |header| failure.encode(header));
 }

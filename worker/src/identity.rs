@@ -1,4 +1,4 @@
-//! Who this worker is: its id, kept in each of its data folders.
+//! Who this worker is: its id, kept in each of its data folders, beside an id of the folder's own.
 //!
 //! Owns the file `worker-id` and what follows from what the folders say. Does not own the incarnation, which is fresh at
 //! each start, nor anything else in the folders.
@@ -78,25 +78,30 @@ pub enum IdentityError {
     },
 }
 
+/// Who the worker is, and what its folders are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The worker.
+    pub(crate) worker: WorkerId,
+    /// The folders' own ids, in their order.
+    pub(crate) folders: Vec<u64>,
+}
+
 /// Finds the worker's id in its folders, and writes it into those that are blank. Blank folders alone are a new worker,
 /// and so is, at each start, a worker without folders. Blocks.
 ///
 /// # Errors
 /// When a folder can't be used, belongs to another cluster, or to another worker than the folders before it.
-pub(crate) fn find(
-    disk: &Disk,
-    folders: &[PathBuf],
-    cluster: &str,
-    random: &Random,
-) -> Result<WorkerId, IdentityError> {
+pub(crate) fn find(disk: &Disk, folders: &[PathBuf], cluster: &str, random: &Random) -> Result<Found, IdentityError> {
     let mut found: Option<(&Path, WorkerId)> = None;
-    let mut blank = Vec::new();
+    let mut ids = Vec::with_capacity(folders.len());
     for folder in folders {
         disk.create_dir(folder)?;
-        let Some(id) = read(disk, folder, cluster)? else {
-            blank.push(folder);
+        let Some((id, own)) = read(disk, folder, cluster)? else {
+            ids.push(None);
             continue;
         };
+        ids.push(Some(own));
         match found {
             Some((one, one_id)) if one_id != id => {
                 let (one, other) = (one.to_owned(), folder.clone());
@@ -105,15 +110,23 @@ pub(crate) fn find(
             Some(_) | None => found = Some((folder, id)),
         }
     }
-    let id = found.map_or_else(|| WorkerId(random.wide_id()), |(_, id)| id);
-    for folder in blank {
-        let text = format!("{FORM}\ncluster {cluster}\nworker {id}\n");
-        disk.replace(&folder.join(FILE), text.as_bytes())?;
+    let worker = found.map_or_else(|| WorkerId(random.wide_id()), |(_, id)| id);
+    let mut named = Vec::with_capacity(folders.len());
+    for (folder, id) in folders.iter().zip(ids) {
+        named.push(match id {
+            Some(id) => id,
+            None => {
+                let id = random.id();
+                let text = format!("{FORM}\ncluster {cluster}\nworker {worker}\nfolder {id:016x}\n");
+                disk.replace(&folder.join(FILE), text.as_bytes())?;
+                id
+            }
+        });
     }
-    Ok(id)
+    Ok(Found { worker, folders: named })
 }
 
-fn read(disk: &Disk, folder: &Path, cluster: &str) -> Result<Option<WorkerId>, IdentityError> {
+fn read(disk: &Disk, folder: &Path, cluster: &str) -> Result<Option<(WorkerId, u64)>, IdentityError> {
     let path = folder.join(FILE);
     let bytes = match disk.read(&path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
@@ -135,7 +148,10 @@ fn read(disk: &Disk, folder: &Path, cluster: &str) -> Result<Option<WorkerId>, I
         return Err(IdentityError::OtherCluster { folder: folder.to_owned(), found, cluster: cluster.to_owned() });
     }
     let id = line("worker ")?;
-    id.parse().map(Some).map_err(|_| unreadable(&path, &id))
+    let worker = id.parse().map_err(|_| unreadable(&path, &id))?;
+    let own = line("folder ")?;
+    let own = u64::from_str_radix(&own, 16).map_err(|_| unreadable(&path, &own))?;
+    Ok(Some((worker, own)))
 }
 
 fn unreadable(path: &Path, line: &str) -> IdentityError {
@@ -151,7 +167,7 @@ mod tests {
     }
 
     fn find_in(root: &Path, names: &[&str], cluster: &str, seed: u64) -> Result<WorkerId, IdentityError> {
-        find(&Disk::real(), &folders(root, names), cluster, &Random::seeded(seed))
+        find(&Disk::real(), &folders(root, names), cluster, &Random::seeded(seed)).map(|found| found.worker)
     }
 
     #[test]
@@ -180,8 +196,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let id = find_in(root.path(), &["a"], "east", 1).unwrap();
         let file = root.path().join("a").join(FILE);
-        let good = format!("{FORM}\ncluster east\nworker {id}\n");
-        for text in ["", "garbage", &good.replace("worker 1", "worker 12"), &good.replace(&id.to_string(), "x")] {
+        let good = format!("{FORM}\ncluster east\nworker {id}\nfolder 00000000000000ab\n");
+        for text in [
+            "",
+            "garbage",
+            &good.replace("worker 1", "worker 12"),
+            &good.replace(&id.to_string(), "x"),
+            &good.replace("ab", "zz"),
+        ] {
             Disk::real().replace(&file, text.as_bytes()).unwrap();
             let error = find_in(root.path(), &["a"], "east", 1).unwrap_err();
             assert!(matches!(error, IdentityError::Unreadable { .. }), "{text:?}: {error}");

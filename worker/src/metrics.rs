@@ -2,6 +2,9 @@
 //!
 //! Owns every metric of the role, each declared once. Does not own the registry, which is passed in.
 
+mod replicate;
+mod spill;
+
 use std::sync::{Arc, Weak};
 
 use mallorn_proto::message::Role;
@@ -10,7 +13,10 @@ use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::push::Life;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+pub(crate) use replicate::{Cause, ReplicateMetrics};
+pub(crate) use spill::{Disks, SpillMetrics};
 
 use crate::memory::arena::Arena;
 
@@ -61,6 +67,10 @@ pub(crate) struct Metrics {
     pub(crate) released_bytes: IntCounter,
     /// Times that the master asked for a fresh registration.
     pub(crate) register_again: IntCounter,
+    /// Copies and splits.
+    pub(crate) replicate: ReplicateMetrics,
+    /// What goes to disk.
+    pub(crate) spill: SpillMetrics,
     batches: Arc<[IntCounter]>,
     refused: Arc<[IntCounter]>,
     connections: Arc<[IntGauge]>,
@@ -93,6 +103,7 @@ impl Metrics {
             checksum_failures: counter(registry, "checksum_failures_total", "Batches whose checksum did not match")?,
             fetch_requests: counter(registry, "fetch_requests_total", "Fetches answered with batches")?,
             fetch_bytes: counter(registry, "fetch_bytes_total", "Bytes of batches sent to readers")?,
+            spill: SpillMetrics::new(registry)?,
             streams: gauge(registry, "streams", "Streams open for reading")?,
             released_bytes: counter(registry, "released_bytes_total", "Bytes of memory given back by releases")?,
             register_again: counter(
@@ -100,6 +111,7 @@ impl Metrics {
                 "register_again_total",
                 "Times that the master asked for a fresh registration",
             )?,
+            replicate: ReplicateMetrics::new(registry)?,
             batches: Status::ALL.iter().map(|status| batches.with_label_values(&[status.name()])).collect(),
             refused: Refusal::ALL.iter().map(|reason| refused.with_label_values(&[reason.name()])).collect(),
             connections: [Role::Push, Role::Fetch, Role::Replicate]
@@ -111,10 +123,16 @@ impl Metrics {
         })
     }
 
-    /// Counts a batch by what was answered.
-    pub(crate) fn batch(&self, status: Status) {
+    /// Counts a pushed batch of `length` bytes by what is answered.
+    pub(crate) fn decided(&self, status: Status, length: usize) {
         let at = Status::ALL.iter().position(|known| *known == status).expect("every status is in the list");
         self.batches[at].inc();
+        if status.is_stored() {
+            self.push_bytes.inc_by(length as u64);
+        }
+        if status == Status::BadChecksum {
+            self.checksum_failures.inc();
+        }
     }
 
     /// Counts a connection that was refused or ended.
@@ -135,6 +153,11 @@ impl Metrics {
         if let Some(gauge) = self.locations(to) {
             gauge.inc();
         }
+    }
+
+    /// Locations that are open, frozen and sealed.
+    pub(crate) fn locations_by_state(&self) -> [u64; 3] {
+        [&self.open, &self.frozen, &self.sealed].map(|gauge| gauge.get().max(0) as u64)
     }
 
     fn locations(&self, life: Life) -> Option<&IntGauge> {
@@ -211,6 +234,12 @@ fn options(name: &str, help: &str) -> Opts {
 
 fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     let counter = IntCounter::with_opts(options(name, help))?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> Result<Counter, prometheus::Error> {
+    let counter = Counter::with_opts(options(name, help))?;
     registry.register(Box::new(counter.clone()))?;
     Ok(counter)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mallorn_proto::frame::FrameError;
-use mallorn_proto::id::Incarnation;
+use mallorn_proto::id::{Incarnation, Instance};
 use mallorn_proto::message::{Failure, Hello, Kind, MessageError, Role, Welcome};
 use mallorn_proto::status::Status;
 use mallorn_proto::version;
@@ -27,6 +27,7 @@ use crate::memory::arena::ReceiveBuffers;
 use crate::memory::store::Store;
 use crate::metrics::Refusal;
 use crate::push::{Appender, PushConnection};
+use crate::replicate::serve::ReplicateConnection;
 
 /// How long a new connection may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -69,6 +70,8 @@ enum HelloError {
     WrongWorker { asked: String, here: String },
     #[error("this worker's incarnation is {here}, not {asked}: ask the master for it again")]
     Fenced { asked: Incarnation, here: Incarnation },
+    #[error("a worker that forwards names no application: a location is named by its handle alone")]
+    NoApplication,
     #[error(
         "this worker speaks protocol versions {} to {}, the caller {oldest} to {newest}",
         version::OLDEST,
@@ -153,15 +156,19 @@ impl Server {
             Role::Push => {
                 inbound.limit_bodies(self.identity.body_limit_bytes as usize);
                 let appender = Appender { store, instance: hello.application.instance };
-                let mut connection = PushConnection { appender, inbound, outbound: &mut outbound };
-                (connection.serve(shutdown).await, connection.inbound)
+                let mut connection = PushConnection::new(appender, inbound, &mut outbound);
+                (connection.serve(shutdown).await, connection.into_inbound())
             }
             Role::Fetch => {
                 let streams = Streams::new(store, hello.application);
                 let mut connection = FetchConnection { streams, inbound, outbound: &mut outbound };
                 (connection.serve(shutdown).await, connection.inbound)
             }
-            Role::Replicate => (Err(Ended::Unexpected { kind: Kind::Hello }), inbound),
+            Role::Replicate => {
+                inbound.limit_bodies(self.identity.body_limit_bytes as usize);
+                let mut connection = ReplicateConnection { store, inbound, outbound: &mut outbound };
+                (connection.serve(shutdown).await, connection.inbound)
+            }
         };
         match ended {
             Ok(()) => outbound.close().await,
@@ -222,6 +229,10 @@ impl Server {
         if hello.incarnation != incarnation && !is_any {
             return Err(HelloError::Fenced { asked: hello.incarnation, here: incarnation });
         }
+        let no_application = hello.application.name.is_empty() && hello.application.instance == Instance::default();
+        if hello.role == Role::Replicate && !no_application {
+            return Err(HelloError::NoApplication);
+        }
         Ok(Welcome { version, body_limit: identity.body_limit_bytes, incarnation })
     }
 
@@ -241,6 +252,7 @@ impl Server {
             HelloError::Ended(_) => (Refusal::NotFrames, Some(Status::Malformed)),
             HelloError::TooSlow => (Refusal::NoHello, None),
             HelloError::NoHello { .. } => (Refusal::NoHello, Some(Status::Malformed)),
+            HelloError::NoApplication => (Refusal::WrongHello, Some(Status::Malformed)),
             HelloError::WrongCluster { .. } => (Refusal::WrongHello, Some(Status::WrongCluster)),
             HelloError::WrongWorker { .. } => (Refusal::WrongHello, Some(Status::WrongWorker)),
             HelloError::Fenced { .. } => (Refusal::WrongHello, Some(Status::Fenced)),

@@ -2,8 +2,11 @@
 //!
 //! Owns checking what callers send and translating it. Does not own what the calls do (`memory::store`, `commit`).
 
+mod copies;
+
 use std::sync::Arc;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId, WorkerId};
 use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
 use mallorn_proto::range_set::RangeSet;
@@ -12,11 +15,13 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
 use mallorn_worker_core::commit::Sealing;
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::spill::disk::Health;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
 use crate::identity::Identity;
 use crate::memory::store::{Reserved, Store};
+use crate::spill::DiskReport;
 
 /// The service's state.
 pub(crate) struct Service {
@@ -40,6 +45,16 @@ impl Service {
         worker: Option<v1::WorkerId>,
         application: Option<v1::Application>,
     ) -> Result<Application, tonic::Status> {
+        self.admit_caller(cluster, worker)?;
+        let application = Application::from(application.ok_or_else(|| missing("application"))?);
+        if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
+            let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
+            return Err(to_grpc(Status::Malformed, text));
+        }
+        Ok(application)
+    }
+
+    fn admit_caller(&self, cluster: &str, worker: Option<v1::WorkerId>) -> Result<(), tonic::Status> {
         let identity = &self.identity;
         if cluster != identity.cluster {
             let text = format!("this worker belongs to the cluster `{}`, not to `{cluster}`", identity.cluster);
@@ -50,12 +65,7 @@ impl Service {
             let text = format!("this is worker {}, not {worker}: ask the master where that one is", identity.worker);
             return Err(to_grpc(Status::WrongWorker, text));
         }
-        let application = Application::from(application.ok_or_else(|| missing("application"))?);
-        if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
-            let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
-            return Err(to_grpc(Status::Malformed, text));
-        }
-        Ok(application)
+        Ok(())
     }
 }
 
@@ -63,11 +73,12 @@ impl Service {
 impl Worker for Service {
     async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveReply>, tonic::Status> {
         let request = request.into_inner();
-        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        let application = self.admit(&request.cluster, request.worker, request.application.clone())?;
         let ids = location_ids(&request.locations)?;
+        let wanted = copies::wanted(&request, self.identity.worker)?;
         let reserved = self
             .store
-            .reserve(&application, Incarnation(request.incarnation), &ids)
+            .reserve(&application, Incarnation(request.incarnation), &ids, &wanted)
             .map_err(|error| to_grpc(Status::Fenced, error.to_string()))?;
         let locations = reserved.into_iter().map(reserved_to_wire).collect();
         Ok(Response::new(v1::ReserveReply { locations, memory: Some(memory_to_wire(&self.store.usage())) }))
@@ -98,7 +109,8 @@ impl Worker for Service {
             Ok((LocationId::from(location), SealId(one.seal), one.length))
         };
         let seals = request.locations.iter().map(one).collect::<Result<Vec<_>, tonic::Status>>()?;
-        let sealed = self.store.seal(&application, &seals);
+        let durability = Durability::from_wire(request.durability);
+        let sealed = self.store.seal(&application, durability, &seals).await;
         Ok(Response::new(v1::SealReply { locations: sealed.into_iter().map(sealing_to_wire).collect() }))
     }
 
@@ -115,6 +127,27 @@ impl Worker for Service {
         Err(to_grpc(Status::UnsupportedVersion, "this worker takes nothing over yet"))
     }
 
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, tonic::Status> {
+        let request = request.into_inner();
+        self.admit_caller(&request.cluster, request.worker)?;
+        let store = &self.store;
+        let [open, frozen, sealed] = store.metrics.locations_by_state();
+        Ok(Response::new(v1::DescribeReply {
+            memory: Some(memory_to_wire(&store.usage())),
+            disks: store.spill.disks().iter().map(disk_to_wire).collect(),
+            draining: store.is_draining(),
+            open,
+            frozen,
+            sealed,
+            spilled_bytes: store.metrics.spill.written_bytes(),
+            replicated_bytes: store.metrics.replicate.bytes.get(),
+            taken_over_bytes: 0,
+        }))
+    }
+
     async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
         Err(to_grpc(Status::UnsupportedVersion, "this worker is drained by SIGTERM only"))
     }
@@ -129,6 +162,22 @@ pub(crate) fn memory_to_wire(usage: &Usage) -> v1::MemoryState {
     }
 }
 
+/// A disk as the wire tells it.
+pub(crate) fn disk_to_wire(disk: &DiskReport) -> v1::DiskState {
+    let health = match disk.health {
+        Health::Healthy => v1::disk_state::Health::Healthy,
+        Health::Full => v1::disk_state::Health::Full,
+        Health::Slow => v1::disk_state::Health::Slow,
+        Health::Failed => v1::disk_state::Health::Failed,
+    };
+    v1::DiskState {
+        path: disk.path.display().to_string(),
+        health: health.into(),
+        capacity_bytes: disk.capacity_bytes,
+        free_bytes: disk.free_bytes,
+    }
+}
+
 fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
     use v1::reserved::Outcome;
     let (outcome, handle) = match reserved {
@@ -136,6 +185,7 @@ fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
         Reserved::Closed => (Outcome::Closed, 0),
         Reserved::Full => (Outcome::Full, 0),
         Reserved::Draining => (Outcome::Draining, 0),
+        Reserved::NoDisk => (Outcome::NoDisk, 0),
     };
     v1::Reserved { outcome: outcome.into(), handle }
 }
@@ -147,6 +197,7 @@ fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
         Sealing::Unknown => (Outcome::Unknown, 0),
         Sealing::Short { .. } => (Outcome::Short, 0),
         Sealing::Conflict => (Outcome::Conflict, 0),
+        Sealing::NotDurable => (Outcome::NotDurable, 0),
     };
     v1::Sealed { outcome: outcome.into(), batches }
 }

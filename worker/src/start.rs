@@ -19,6 +19,7 @@ use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::push::SplitLimits;
 use prometheus::Registry;
 use tokio::sync::watch;
 
@@ -26,10 +27,13 @@ use crate::config::WorkerConfig;
 use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
 use crate::memory::arena::{Arena, MemoryError};
-use crate::memory::store::Store;
-use crate::metrics::Metrics;
+use crate::memory::store::{Bounds, Store};
+use crate::metrics::{Disks, Metrics};
+use crate::replicate;
+use crate::restart::{self, RestartError};
 use crate::server::{Complaints, Server};
 use crate::service::Service;
+use crate::spill::{Folder, FolderError, Spill};
 
 /// How long the tasks may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -68,6 +72,12 @@ pub enum StartError {
     /// The data folders don't say who the worker is.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A data folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// What is in the data folders can't be.
+    #[error(transparent)]
+    Restart(#[from] RestartError),
     /// The memory is too small, or there is none.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -100,8 +110,15 @@ pub struct Running {
     registered: watch::Receiver<bool>,
     link: Tasks,
     servers: Tasks,
+    disks: Tasks,
+    ends: Ends,
+}
+
+/// What ends a worker's tasks, in this order.
+struct Ends {
     drain: Shutdown,
     shutdown: Shutdown,
+    disks: Shutdown,
 }
 
 /// Starts a worker. It serves when this returns, whether the master is there or not.
@@ -110,12 +127,18 @@ pub struct Running {
 /// When a folder, the memory, a port or an address can't be used.
 pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<Running, StartError> {
     check_cluster(&surroundings)?;
-    let worker = find_identity(&config, &surroundings).await?;
+    let (worker, folders) = find_folders(&config, &surroundings).await?;
     let Surroundings { cluster, body_limit_bytes, disk, random, registry } = surroundings;
     let identity = Arc::new(Identity { cluster, worker, body_limit_bytes });
     let arena = Arena::new(config.memory.bytes(), body_limit_bytes)?;
     let metrics = Metrics::new(&registry, &arena)?;
-    let store = Arc::new(Store::new(arena, body_limit_bytes, random.clone(), metrics));
+    let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };
+    let bounds = Bounds { body_bytes_max: body_limit_bytes, split };
+    let spill = Spill::new(arena, folders, metrics.clone());
+    Disks::register(&registry, Arc::downgrade(&spill))?;
+    let store = Arc::new(Store::new(Arc::clone(&spill), bounds, random.clone(), metrics));
+    let found = Arc::clone(&store);
+    task::blocking(move || restart::restart(&found)).await??;
     let doors = Doors::open(&config).await?;
     let addresses = addresses(&config, &doors, disk).await?;
     let link = MasterLink::new(&config.master, Arc::clone(&identity), Arc::clone(&store), addresses, random)
@@ -137,10 +160,18 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let service = Service { identity: Arc::clone(&identity), store: Arc::clone(&store) };
     servers.spawn(serve_control(doors.control, service, shutdown.clone()));
     servers.spawn(Arc::new(server).serve(doors.data, shutdown.clone()));
+    servers.spawn(replicate::run(Arc::clone(&store), Arc::clone(&identity), shutdown.clone()));
+    let mut disks = Tasks::new();
+    let disks_end = Shutdown::new();
+    for folder in spill.folders() {
+        disks.spawn(Arc::clone(&spill).write(Arc::clone(folder), disks_end.clone()));
+    }
+    disks.spawn(Arc::clone(&spill).balance(Arc::clone(&store), disks_end.clone()));
     let mut link_tasks = Tasks::new();
     link_tasks.spawn(link.run(drain.clone()));
     tracing::info!(%worker, %control, %data, memory = store.usage().budget_bytes, "start the worker");
-    Ok(Running { control, data, admin, identity, store, registered, link: link_tasks, servers, drain, shutdown })
+    let ends = Ends { drain, shutdown, disks: disks_end };
+    Ok(Running { control, data, admin, identity, store, registered, link: link_tasks, servers, disks, ends })
 }
 
 impl fmt::Debug for Running {
@@ -193,17 +224,23 @@ impl Running {
         let _ = self.registered.wait_for(|registered| *registered).await;
     }
 
-    /// Drains the worker and ends it: no new locations, everything open is frozen, the master is told, requests in
-    /// progress finish. What it holds is in memory, and is gone with it.
+    /// Drains the worker and ends it: no new locations, everything open is frozen, everything that is in memory only is
+    /// written where there are disks, the master is told, requests in progress finish.
     pub async fn stop(self) {
         tracing::info!(worker = %self.identity.worker, "drain the worker");
         self.store.drain();
-        self.drain.trigger();
+        self.ends.drain.trigger();
+        if !self.store.spill.folders().is_empty() {
+            let left = self.store.keep_all().await.len();
+            tracing::info!(event = "drained", left, "everything that is held is on disk, but for what is left");
+        }
         self.link.join(END_WITHIN).await;
-        self.shutdown.trigger();
+        self.ends.shutdown.trigger();
         if !self.servers.join(END_WITHIN).await {
             tracing::warn!("end the worker before all of its tasks were done");
         }
+        self.ends.disks.trigger();
+        self.disks.join(END_WITHIN).await;
     }
 }
 
@@ -251,10 +288,22 @@ fn check_cluster(surroundings: &Surroundings) -> Result<(), StartError> {
     Ok(())
 }
 
-async fn find_identity(config: &WorkerConfig, surroundings: &Surroundings) -> Result<WorkerId, StartError> {
-    let folders = config.data_folders.clone();
+/// Finds out who the worker is, and takes its folders.
+async fn find_folders(
+    config: &WorkerConfig,
+    surroundings: &Surroundings,
+) -> Result<(WorkerId, Vec<Arc<Folder>>), StartError> {
+    let paths = config.data_folders.clone();
     let Surroundings { cluster, disk, random, .. } = surroundings.clone();
-    Ok(task::blocking(move || identity::find(&disk, &folders, &cluster, &random)).await??)
+    let take = move || {
+        let found = identity::find(&disk, &paths, &cluster, &random)?;
+        let mut folders = Vec::with_capacity(paths.len());
+        for (index, (path, id)) in (0u16..).zip(paths.iter().zip(&found.folders)) {
+            folders.push(Arc::new(Folder::open(index, *id, path, &disk)?));
+        }
+        Ok((found.worker, folders))
+    };
+    task::blocking(take).await?
 }
 
 /// Where others reach the worker: the host configured, or the one address listened on, or the machine's name.

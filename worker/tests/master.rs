@@ -247,3 +247,19 @@ async fn a_worker_that_stops_says_so() {
     stage.beat(|beat| beat.draining).await;
     clock::timeout(PATIENCE, stopped).await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_tells_how_its_disks_stand() {
+    let mut stage = stage().await;
+    let root = tempfile::tempdir().unwrap();
+    let data_folders = vec![root.path().join("a"), root.path().join("b")];
+    let _node = Node::start(WorkerConfig { data_folders: data_folders.clone(), ..config_with(&stage) }).await;
+    let told = stage.registered().await.disks;
+    let beaten = stage.beat(|_| true).await.disks;
+    for disks in [told, beaten] {
+        let paths: Vec<_> = disks.iter().map(|disk| disk.path.clone()).collect();
+        assert_eq!(paths, data_folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>());
+        assert!(disks.iter().all(|disk| disk.health() == v1::disk_state::Health::Healthy));
+        assert!(disks.iter().all(|disk| disk.capacity_bytes >= disk.free_bytes && disk.free_bytes > 0));
+    }
+}

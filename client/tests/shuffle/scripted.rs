@@ -218,4 +218,8 @@ impl Worker for Door {
     async fn drain(&self, _: Request<v1::DrainRequest>) -> Reply<v1::DrainReply> {
         Ok(Response::new(v1::DrainReply::default()))
     }
+
+    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Reply<v1::DescribeReply> {
+        Ok(Response::new(v1::DescribeReply::default()))
+    }
 }

@@ -221,6 +221,21 @@ impl Connection {
         })
     }
 
+    /// Sends a request as [`Connection::call`] does, and returns what will be its answer: requests reach the worker in the
+    /// order in which this is called. It waits for no turn in the window; whoever calls it keeps at most a window of
+    /// requests in flight, and sets the deadline.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn begin(&self, request: u64, frame: Frame) -> Result<Begun, CallError> {
+        let waiting = &self.inner.waiting;
+        let (sender, receiver) = oneshot::channel();
+        waiting.insert(request, Waiter { sender, room: None })?;
+        waiting.asked();
+        let begun = Begun { waiting: Arc::clone(waiting), request, receiver };
+        self.tell(frame).await.map(|()| begun)
+    }
+
     /// Sends a message that has no answer. Waits while the queue is full; a worker that takes nothing ends that wait, and
     /// the connection, after 40 s.
     ///
@@ -228,6 +243,30 @@ impl Connection {
     /// `Closed`.
     pub async fn tell(&self, frame: Frame) -> Result<(), CallError> {
         self.inner.queue.send(frame).await.map_err(|_| self.inner.waiting.reason())
+    }
+}
+
+/// A request that was sent. Dropping it gives the answer up.
+#[derive(Debug)]
+pub struct Begun {
+    waiting: Arc<Waiting>,
+    request: u64,
+    receiver: oneshot::Receiver<Result<Answer, CallError>>,
+}
+
+impl Begun {
+    /// Waits for the answer, however long it takes. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Closed`, or `Failed` with what the peer answered.
+    pub async fn answer(&mut self) -> Result<Answer, CallError> {
+        (&mut self.receiver).await.map_err(|_| self.waiting.reason())?
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.waiting.forget(self.request);
     }
 }
 
@@ -385,14 +424,25 @@ impl Waiter {
 
 impl Waiting {
     fn register(&self, request: u64, waiter: Waiter) -> Result<Registered<'_>, CallError> {
+        self.insert(request, waiter)?;
+        Ok(Registered { waiting: self, request })
+    }
+
+    fn insert(&self, request: u64, waiter: Waiter) -> Result<(), CallError> {
         match &mut *self.state.lock() {
             State::Open(waiters) => {
                 let former = waiters.insert(request, waiter);
                 debug_assert!(former.is_none(), "a request's number is used once");
+                Ok(())
             }
-            State::Closed(reason) => return Err(CallError::Closed { reason: reason.clone() }),
+            State::Closed(reason) => Err(CallError::Closed { reason: reason.clone() }),
         }
-        Ok(Registered { waiting: self, request })
+    }
+
+    fn forget(&self, request: u64) {
+        if let State::Open(waiters) = &mut *self.state.lock() {
+            waiters.remove(&request);
+        }
     }
 
     /// The waiter for the answer whose header this is.
@@ -454,8 +504,6 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        if let State::Open(waiters) = &mut *self.waiting.state.lock() {
-            waiters.remove(&self.request);
-        }
+        self.waiting.forget(self.request);
     }
 }

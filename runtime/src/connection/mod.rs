@@ -14,7 +14,7 @@ mod outbound;
 mod pace;
 mod pool;
 
-pub use call::{Answer, CallError, Connection, Limits, OpenError};
+pub use call::{Answer, Begun, CallError, Connection, Limits, OpenError};
 pub use inbound::{BufferSource, Inbound, InboundError, Incoming};
 pub use outbound::{Frame, Outbound};
 pub use pool::{Buffer, Pool};

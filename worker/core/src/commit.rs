@@ -22,6 +22,8 @@ pub enum Sealing {
         /// Bytes that it held.
         held: u64,
     },
+    /// It is sealed, and no disk takes it now: whoever asked for more than memory asks again.
+    NotDurable,
     /// It is sealed under another pair, or the length is no border between its batches: the caller is not the lifecycle
     /// manager that its batches were acked to.
     Conflict,
@@ -29,12 +31,14 @@ pub enum Sealing {
 
 impl Log {
     /// Ends acks for good and returns the acked length, in bytes; `None` when the location is gone. A repeat answers
-    /// the same, a sealed location its sealed length.
+    /// the same, a sealed location its sealed length. What a primary holds beyond its acked length is kept: the replica
+    /// may have it too, and the lifecycle manager may fix the longer one's length.
     pub fn freeze(&mut self) -> Option<u64> {
         match self.life {
             Life::Open => {
-                self.life = Life::Frozen { acked: self.length };
-                Some(self.length)
+                let acked = self.acked();
+                self.life = Life::Frozen { acked };
+                Some(acked)
             }
             Life::Frozen { acked } => Some(acked),
             Life::Sealed { length, .. } => Some(length),
@@ -45,9 +49,9 @@ impl Log {
     /// Cuts the location at `length` bytes and makes it readable under `seal`; implies a freeze.
     pub fn seal(&mut self, seal: SealId, length: u64) -> Sealing {
         match self.life {
-            Life::Open | Life::Frozen { .. } => self.cut(seal, length),
+            Life::Open | Life::Frozen { .. } => self.cut_at(seal, length),
             Life::Sealed { seal: earlier, length: at } if (earlier, at) == (seal, length) => {
-                Sealing::Sealed { batches: self.batches.len() as u64 }
+                Sealing::Sealed { batches: self.batches() }
             }
             Life::Sealed { .. } => Sealing::Conflict,
             Life::Gone => Sealing::Unknown,
@@ -59,26 +63,33 @@ impl Log {
         *self = Self { life: Life::Gone, ..Self::new() };
     }
 
-    fn cut(&mut self, seal: SealId, length: u64) -> Sealing {
+    fn cut_at(&mut self, seal: SealId, length: u64) -> Sealing {
         if self.length < length {
             let held = self.length;
             self.drop_all();
             return Sealing::Short { held };
         }
+        // An extent is not opened to be cut: a length in the middle of what memory has forgotten is taken at its word.
         let (mut end, mut kept) = (self.length, self.batches.len());
-        while end > length {
+        while end > length && kept > 0 {
             kept -= 1;
             end -= u64::from(self.batches[kept].stored_bytes);
         }
-        if end != length {
+        if end != length && length >= self.memory_start {
             return Sealing::Conflict;
         }
         self.batches.truncate(kept);
         self.batches.shrink_to_fit();
         self.chunk_ends.retain(|chunk| chunk.offset <= length);
+        self.cut_extents(length);
+        self.written_batches = self.written_batches.min(kept);
+        if length < self.memory_start {
+            self.memory_start = length;
+            self.forgotten = self.extents.iter().map(|extent| u64::from(extent.batches)).sum();
+        }
         self.length = length;
         self.life = Life::Sealed { seal, length };
-        Sealing::Sealed { batches: kept as u64 }
+        Sealing::Sealed { batches: self.batches() }
     }
 }
 
@@ -170,7 +181,7 @@ mod tests {
                         model = Model { gone: true, ..Model::default() };
                     }
                 }
-                prop_assert_eq!((log.length(), log.batches()), (model.length(), model.lengths.len()));
+                prop_assert_eq!((log.length(), log.batches()), (model.length(), model.lengths.len() as u64));
             }
         }
     }

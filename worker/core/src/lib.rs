@@ -8,6 +8,9 @@
 
 pub mod push;
 pub mod memory;
+pub mod replicate;
+pub mod spill;
 pub mod commit;
+pub mod record;
 pub mod fetch;
 pub mod master_link;

@@ -15,7 +15,9 @@ use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use mallorn_runtime::clock;
 use mallorn_runtime::connection::{BufferSource, Inbound};
 use mallorn_worker_core::memory::{BudgetError, Ledger, Pool, SLOT_BYTES_MAX, Slot as Place, Usage};
 use memmap2::{MmapOptions, MmapRaw};
@@ -23,7 +25,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Bytes that are read from a socket at a time.
-const RECEIVE_BYTES: u64 = 256 * 1024;
+pub(crate) const RECEIVE_BYTES: u64 = 256 * 1024;
+
+/// How often a wait for memory looks without being woken.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The mapping begins at a multiple of this, so that huge pages fit it from its first byte.
 const ALIGNMENT: usize = 2 * 1024 * 1024;
@@ -53,6 +58,10 @@ pub(crate) struct Arena {
     /// Told when something was given back while somebody waits.
     given_back: Notify,
     waiting: AtomicUsize,
+    /// What locations hold, as it was after the last change: to be looked at without the lock.
+    held_bytes: AtomicU64,
+    /// What they may hold at most.
+    limit_bytes: u64,
 }
 
 impl Arena {
@@ -73,12 +82,16 @@ impl Arena {
         let map = MmapRaw::from(map);
         let skipped = map.as_mut_ptr().align_offset(ALIGNMENT);
         let (given_back, waiting) = (Notify::new(), AtomicUsize::new(0));
-        Ok(Arc::new(Self { map, skipped, ledger: Mutex::new(ledger), given_back, waiting }))
+        let (held_bytes, limit_bytes) = (AtomicU64::new(0), ledger.limit_bytes(Pool::Push));
+        Ok(Arc::new(Self { map, skipped, ledger: Mutex::new(ledger), given_back, waiting, held_bytes, limit_bytes }))
     }
 
     /// Takes a slot; see [`Ledger::take`].
     pub(crate) fn take(self: &Arc<Self>, pool: Pool, wanted_bytes: u64, least_bytes: u64) -> Option<Slot> {
-        let place = self.ledger.lock().take(pool, wanted_bytes, least_bytes)?;
+        let mut ledger = self.ledger.lock();
+        let place = ledger.take(pool, wanted_bytes, least_bytes)?;
+        self.note(&ledger);
+        drop(ledger);
         let kept_bytes = AtomicU64::new(place.bytes());
         Some(Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes } })
     }
@@ -96,9 +109,37 @@ impl Arena {
         Some(slots)
     }
 
+    /// Takes slots as [`Arena::take_all`] does, once there is memory for them.
+    pub(crate) async fn wait_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Vec<Slot> {
+        let _waiting = Waiting::begin(&self.waiting);
+        loop {
+            let mut given_back = pin!(self.given_back.notified());
+            given_back.as_mut().enable();
+            if let Some(slots) = self.take_all(pool, bytes) {
+                return slots;
+            }
+            // What was given back may have woken somebody who waits for another pool.
+            let _ = clock::timeout(LOOK_EVERY, given_back).await;
+        }
+    }
+
     /// Counts heap against a pool; `None` when it has no room.
     pub(crate) fn charge(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Charge> {
         self.ledger.lock().charge(pool, bytes).then(|| Charge { arena: Arc::clone(self), pool, bytes })
+    }
+
+    fn note(&self, ledger: &Ledger) {
+        self.held_bytes.store(ledger.held_by_locations(), Ordering::Relaxed);
+    }
+
+    /// What locations hold, and what they may hold at most, in bytes.
+    pub(crate) fn held_by_locations(&self) -> (u64, u64) {
+        (self.held_bytes.load(Ordering::Relaxed), self.limit_bytes)
+    }
+
+    /// The most that a pool may hold.
+    pub(crate) fn limit_bytes(&self, pool: Pool) -> u64 {
+        self.ledger.lock().limit_bytes(pool)
     }
 
     /// How things stand.
@@ -107,7 +148,11 @@ impl Arena {
     }
 
     fn give(&self, give: impl FnOnce(&mut Ledger)) {
-        give(&mut self.ledger.lock());
+        {
+            let mut ledger = self.ledger.lock();
+            give(&mut ledger);
+            self.note(&ledger);
+        }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.given_back.notify_one();
         }
@@ -186,6 +231,18 @@ impl Charge {
             self.bytes += more;
         }
         fits
+    }
+}
+
+impl Charge {
+    /// Sets what is charged, also beyond what the pool has room for: for what is there already, and comes with giving back
+    /// far more.
+    pub(crate) fn set(&mut self, bytes: u64) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        self.arena.give(|ledger| {
+            ledger.refund(self.pool, before);
+            ledger.charge_anyway(self.pool, bytes);
+        });
     }
 }
 

@@ -1,20 +1,28 @@
 //! One location: its log, and the pieces of the arena where its bytes lie.
 //!
-//! Owns the location's lock, appending (one copy into the tail) and attaching (none). Does not own what may be appended
-//! (`mallorn_worker_core::push`), how a life ends (`commit`), nor reading (`fetch`).
+//! Owns the location's lock, copying bytes into the tail or attaching them as they lie, and forgetting what is on disk too.
+//! Does not own what may be appended (`mallorn_worker_core::push`), what is written (`spill`), how a life ends (`commit`),
+//! nor reading (`fetch`).
+
+pub(crate) mod append;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mallorn_proto::batch::{BatchHeader, Place};
-use mallorn_proto::id::{Handle, LocationId};
-use mallorn_proto::status::Status;
+use mallorn_proto::batch::Place;
+use mallorn_proto::durability::Durability;
+use mallorn_proto::id::{Application, Handle, LocationId};
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
-use mallorn_worker_core::push::{Admission, BatchEntry, Life, Log};
+use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
+use mallorn_worker_core::replicate::Copy;
+use mallorn_worker_core::spill::extent::{EXTENT_BYTES, Extent};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::append::Waiting;
 use super::arena::{Arena, Charge, Slot, Tail, View};
+use crate::replicate::link::Replica;
+use crate::spill::{ShuffleKey, Spill};
 
 /// Heap that a location takes before it holds anything: itself and its entries in the tables, generously.
 pub(crate) const LOCATION_HEAP_BYTES: u64 = 512;
@@ -27,41 +35,122 @@ pub(crate) struct Location {
     pub(crate) id: LocationId,
     pub(crate) place: Place,
     pub(crate) handle: Handle,
+    pub(crate) application: Arc<Application>,
+    /// Where a primary's other copy is.
+    pub(crate) replica: Option<Replica>,
+    pub(super) spill: Arc<Spill>,
     state: Mutex<State>,
+}
+
+/// What a location is made of, beside its handle and the heap that it is charged with.
+pub(crate) struct Made {
+    pub(crate) id: LocationId,
+    pub(crate) application: Arc<Application>,
+    pub(crate) terms: Terms,
+    pub(crate) log: Log,
+}
+
+/// What a location is reserved as.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) copy: Copy,
+    /// There at a primary, and nowhere else.
+    pub(crate) replica: Option<Replica>,
+    pub(crate) limits: SplitLimits,
+    pub(crate) durability: Durability,
+}
+
+impl Terms {
+    /// The pool that a location's memory is taken from.
+    pub(crate) fn pool(copy: Copy) -> Pool {
+        match copy {
+            Copy::Lone | Copy::Primary => Pool::Push,
+            Copy::Replica | Copy::HandedOver => Pool::Replicate,
+        }
+    }
 }
 
 /// What the location's lock guards.
 pub(crate) struct State {
     pub(crate) log: Log,
-    /// Rising, without gaps, from offset 0 to the log's length.
-    pieces: Vec<Piece>,
+    /// A primary's batches that are not confirmed, in their order.
+    waiting: VecDeque<Waiting>,
+    pool: Pool,
+    /// Rising, without gaps, from where the log's memory begins, or before, to its length.
+    pieces: VecDeque<Piece>,
     tail: Option<Tail>,
     /// Slots taken for one append and not written yet; empty between two.
     spare: VecDeque<Slot>,
     /// Bytes of all slots held here.
     slot_bytes: u64,
-    slots: u64,
     heap: Option<Charge>,
+    pub(crate) disk: OnDisk,
+    spill: Arc<Spill>,
+    /// Its commit will ask for what is not on disk.
+    owes: bool,
+    /// What the spill was told of this location: bytes in memory only, and bytes of memory that are on disk too.
+    told: (u64, u64),
 }
 
+/// How a location stands with the disks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OnDisk {
+    /// The disk that takes its bytes, once there was any.
+    pub(crate) index: Option<u16>,
+    /// It waits for its disk's writer.
+    pub(crate) is_queued: bool,
+    /// A writer is at it.
+    pub(crate) is_flying: bool,
+    /// Disks, by bits, whose records name it.
+    pub(crate) named_on: u64,
+    /// What its record has reached: for a frozen location the freeze, for a sealed one the seal.
+    pub(crate) recorded: Recorded,
+}
+
+/// What was written down of a location.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Recorded {
+    #[default]
+    Nothing,
+    Frozen,
+    Sealed,
+    /// And synced.
+    Synced,
+}
+
+/// Bytes of one slot.
 struct Piece {
     start: u64,
     view: View,
+    /// What the slot takes of the arena.
+    slot_bytes: u64,
 }
 
 impl Location {
-    /// Open and empty; `heap` is the charge for [`LOCATION_HEAP_BYTES`].
-    pub(crate) fn new(id: LocationId, place: Place, handle: Handle, heap: Charge) -> Self {
+    /// As `made` says; `heap` is the charge for [`LOCATION_HEAP_BYTES`].
+    pub(crate) fn new(made: Made, handle: Handle, heap: Charge, spill: Arc<Spill>) -> Self {
+        let Made { id, application, terms, log } = made;
+        let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
         let state = State {
-            log: Log::new(),
-            pieces: Vec::new(),
+            log,
+            waiting: VecDeque::new(),
+            pool: Terms::pool(terms.copy),
+            pieces: VecDeque::new(),
             tail: None,
             spare: VecDeque::new(),
             slot_bytes: 0,
-            slots: 0,
             heap: Some(heap),
+            disk: OnDisk::default(),
+            spill: Arc::clone(&spill),
+            owes: terms.durability > Durability::Memory,
+            told: (0, 0),
         };
-        Self { id, place, handle, state: Mutex::new(state) }
+        Self { id, place, handle, application, replica: terms.replica, spill, state: Mutex::new(state) }
+    }
+
+    /// Its shuffle, as disks key it.
+    pub(crate) fn shuffle(&self) -> ShuffleKey {
+        (self.application.instance, self.id.shuffle)
     }
 
     /// The location's lock; never held across a wait.
@@ -74,32 +163,14 @@ impl Location {
         self.lock().log.life()
     }
 
-    /// Appends a verified batch by copying it.
-    pub(crate) fn append(&self, arena: &Arc<Arena>, header: BatchHeader, batch: &[u8]) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.make_room(arena, batch.len()) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.copy(offset, batch);
-                state.log.append(BatchEntry::from(header));
-                Status::Success
-            }
-        }
+    /// Whether it was reserved on these terms, as far as copies go.
+    pub(crate) fn is(&self, terms: &Terms) -> bool {
+        self.lock().log.copy() == terms.copy && self.replica == terms.replica
     }
 
-    /// Appends a verified batch that lies in slots of its own, `length` bytes from the start of the first.
-    pub(crate) fn attach(&self, header: BatchHeader, slots: Vec<Slot>, length: usize) -> Status {
-        let mut state = self.lock();
-        match state.log.admit() {
-            Admission::HardSplit => Status::HardSplit,
-            Admission::Append { .. } if !state.charge_heap(slots.len() as u64) => Status::HardSplit,
-            Admission::Append { offset } => {
-                state.attach(offset, slots, length);
-                state.log.append(BatchEntry::from(header));
-                Status::Success
-            }
-        }
+    /// The pool that its memory is taken from.
+    pub(crate) fn pool(&self) -> Pool {
+        self.lock().pool
     }
 }
 
@@ -108,90 +179,155 @@ impl State {
     fn make_room(&mut self, arena: &Arc<Arena>, bytes: usize) -> bool {
         let room = self.tail.as_ref().map_or(0, Tail::room);
         let mut missing = bytes.saturating_sub(room) as u64;
+        let held = self.slot_bytes;
         while missing > 0 {
-            let Some(slot) = arena.take(Pool::Push, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
+            let Some(slot) = arena.take(self.pool, next_slot_bytes(self.slot_bytes, missing), 1) else { break };
             self.slot_bytes += slot.length() as u64;
-            self.slots += 1;
             missing = missing.saturating_sub(slot.length() as u64);
             self.spare.push_back(slot);
         }
-        let fits = missing == 0 && self.charge_heap(0);
+        let fits = missing == 0 && self.charge_heap(self.spare.len());
         if !fits {
-            self.slot_bytes -= self.spare.iter().map(|slot| slot.length() as u64).sum::<u64>();
-            self.slots -= self.spare.len() as u64;
+            self.slot_bytes = held;
             self.spare.clear();
         }
         fits
     }
 
-    /// Counts the batch list with one more entry, and the slots held and these.
-    fn charge_heap(&mut self, more_slots: u64) -> bool {
-        let entries = (self.log.batches() as u64 + 1).next_power_of_two().max(4);
-        let slots = self.slots + more_slots;
-        let bytes = LOCATION_HEAP_BYTES + entries * BatchEntry::HEAP_BYTES + slots * SLOT_HEAP_BYTES;
+    /// Heap with one more entry in the batch list, and so many slots more.
+    fn heap_bytes(&self, more_slots: usize) -> u64 {
+        let entries = (self.log.batches_in_memory() as u64 + 1).next_power_of_two().max(4);
+        let extents = self.log.extents().len().next_power_of_two() as u64;
+        let slots = (self.pieces.len() + more_slots) as u64;
+        let log = entries * BatchEntry::HEAP_BYTES + extents * size_of::<Extent>() as u64;
+        LOCATION_HEAP_BYTES + log + slots * SLOT_HEAP_BYTES + self.waiting_heap_bytes()
+    }
+
+    fn charge_heap(&mut self, more_slots: usize) -> bool {
+        let bytes = self.heap_bytes(more_slots);
         self.heap.as_mut().is_some_and(|heap| heap.raise(bytes))
     }
 
     fn copy(&mut self, mut offset: u64, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            let mut slot_bytes = 0;
             if self.tail.as_ref().is_none_or(|tail| tail.room() == 0) {
-                self.tail = self.spare.pop_front().map(Slot::into_tail);
+                let slot = self.spare.pop_front().expect("room was made for all of the bytes");
+                slot_bytes = slot.length() as u64;
+                self.tail = Some(slot.into_tail());
             }
-            let tail = self.tail.as_mut().expect("room was made for all of the bytes");
+            let tail = self.tail.as_mut().expect("there is one now");
             let view = tail.append(bytes);
             bytes = &bytes[view.length()..];
             let start = offset;
             offset += view.length() as u64;
-            let apart = match self.pieces.last_mut() {
+            let apart = match self.pieces.back_mut() {
                 Some(last) => last.view.join(view),
                 None => Some(view),
             };
-            self.pieces.extend(apart.map(|view| Piece { start, view }));
+            self.pieces.extend(apart.map(|view| Piece { start, view, slot_bytes }));
         }
     }
 
     fn attach(&mut self, mut offset: u64, slots: Vec<Slot>, length: usize) {
         let mut left = length;
         for slot in slots {
-            self.slot_bytes += slot.length() as u64;
-            self.slots += 1;
+            let slot_bytes = slot.length() as u64;
+            self.slot_bytes += slot_bytes;
             let filled = left.min(slot.length());
-            self.pieces.push(Piece { start: offset, view: slot.into_view(filled) });
+            self.pieces.push_back(Piece { start: offset, view: slot.into_view(filled), slot_bytes });
             offset += filled as u64;
             left -= filled;
         }
     }
 
-    /// The bytes of a range below the log's length, as they lie in the arena.
+    /// The bytes of a range that memory holds, as they lie in the arena.
     pub(crate) fn views(&self, range: Range<u64>, into: &mut Vec<View>) {
         let first = self.pieces.partition_point(|piece| piece.end() <= range.start);
-        for piece in self.pieces[first..].iter().take_while(|piece| piece.start < range.end) {
+        for piece in self.pieces.range(first..).take_while(|piece| piece.start < range.end) {
             let from = range.start.saturating_sub(piece.start) as usize;
             let to = (range.end.min(piece.end()) - piece.start) as usize;
             into.push(piece.view.part(from..to));
         }
     }
 
-    /// Gives back what will not be written any more, and what lies beyond the log's length.
+    /// Gives back what will not be written any more, and what lies beyond the log's length. Called when acks have ended:
+    /// batches that wait for the replica are answered hard split.
     pub(crate) fn trim(&mut self) {
-        self.slot_bytes -= self.tail.take().map_or(0, Tail::finish);
+        self.waiting = VecDeque::new();
+        let cut = self.tail.take().map_or(0, Tail::finish);
+        if let Some(last) = self.pieces.back_mut() {
+            last.slot_bytes = last.slot_bytes.saturating_sub(cut);
+        }
+        self.gave_back(cut);
         self.spare = VecDeque::new();
         let length = self.log.length();
-        self.pieces.truncate(self.pieces.partition_point(|piece| piece.start < length));
-        if let Some(last) = self.pieces.last_mut() {
+        while self.pieces.back().is_some_and(|last| last.start >= length) {
+            let last = self.pieces.pop_back();
+            self.gave_back(last.map_or(0, |last| last.slot_bytes));
+        }
+        if let Some(last) = self.pieces.back_mut() {
             let kept = (length - last.start).min(last.view.length() as u64);
             last.view = last.view.part(0..kept as usize);
         }
+        self.tell();
+    }
+
+    /// Forgets what is on disk too.
+    pub(crate) fn forget_clean(&mut self) {
+        let start = self.log.forget_clean();
+        while self.pieces.front().is_some_and(|first| first.end() <= start) {
+            let first = self.pieces.pop_front();
+            self.gave_back(first.map_or(0, |first| first.slot_bytes));
+        }
+        if self.pieces.is_empty() {
+            self.tail = None;
+        }
+        let heap_bytes = self.heap_bytes(0);
+        if let Some(heap) = &mut self.heap {
+            heap.set(heap_bytes);
+        }
+        self.tell();
     }
 
     /// Gives everything back; readers finish on what they hold. Returns the bytes of memory held until now.
     pub(crate) fn clear(&mut self) -> u64 {
+        let slot_bytes = self.slot_bytes;
         self.log.drop_all();
         self.trim();
-        self.pieces = Vec::new();
-        self.slots = 0;
         let heap = self.heap.take().map_or(0, |heap| heap.bytes());
-        heap + std::mem::take(&mut self.slot_bytes)
+        heap + slot_bytes
+    }
+
+    /// Slots that two kinds of appends share are counted with the first of their pieces, so that this may be a little off.
+    fn gave_back(&mut self, bytes: u64) {
+        self.slot_bytes = self.slot_bytes.saturating_sub(bytes);
+    }
+
+    /// Bytes of memory that are on disk too.
+    fn clean(&self) -> u64 {
+        self.log.written().saturating_sub(self.log.memory_start())
+    }
+
+    /// Tells the spill how this location stands.
+    pub(crate) fn tell(&mut self) {
+        let owed = if self.owes { self.log.unwritten() } else { 0 };
+        let now = (owed, self.clean());
+        self.spill.moved(self.told, now);
+        self.told = now;
+    }
+
+    /// Whether its disk's writer should be told that there is a whole extent to write; once until it was there.
+    fn becomes_ready(&mut self) -> bool {
+        let is_ready = self.owes && !self.disk.is_queued && self.log.unwritten() >= EXTENT_BYTES;
+        self.disk.is_queued |= is_ready;
+        is_ready
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.spill.moved(self.told, (0, 0));
     }
 }
 

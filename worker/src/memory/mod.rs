@@ -4,4 +4,5 @@
 
 pub(crate) mod arena;
 pub(crate) mod location;
+pub(crate) mod pressure;
 pub(crate) mod store;

@@ -7,18 +7,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use mallorn_proto::batch::Place;
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
-use mallorn_worker_core::push::{Life, Reservation, reserve};
+use mallorn_worker_core::push::{Life, Log, Present, Reservation, SplitLimits, reserve};
+use mallorn_worker_core::replicate::Copy;
 use parking_lot::RwLock;
 
 use super::arena::Arena;
-use super::location::{LOCATION_HEAP_BYTES, Location};
+use super::location::{LOCATION_HEAP_BYTES, Location, Made, Terms};
+use super::pressure::Pressure;
 use crate::metrics::Metrics;
+use crate::replicate::Links;
+use crate::replicate::link::{Peer, Replica};
+use crate::spill::Spill;
 
 type Shuffle = BTreeMap<(Partition, Epoch), Arc<Location>>;
 type Shuffles = BTreeMap<ShuffleId, Shuffle>;
@@ -27,10 +32,54 @@ type Shuffles = BTreeMap<ShuffleId, Shuffle>;
 pub(crate) struct Store {
     pub(crate) arena: Arc<Arena>,
     pub(crate) metrics: Metrics,
-    body_bytes_max: u32,
+    pub(crate) spill: Arc<Spill>,
+    /// Where pushes wait for memory.
+    pub(crate) pressure: Arc<Pressure>,
+    /// Where primaries forward to.
+    pub(crate) links: Links,
+    bounds: Bounds,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
     names: RwLock<Names>,
+}
+
+/// The worker's bounds on locations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The largest batch that any of them is given at once.
+    pub(crate) body_bytes_max: u32,
+    pub(crate) split: SplitLimits,
+}
+
+/// What a reservation asks for, for all of its locations.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) copies: Copies,
+    pub(crate) durability: Durability,
+}
+
+/// Which copy, and where a primary's other ones are.
+#[derive(Clone, Debug)]
+pub(crate) enum Copies {
+    Lone,
+    /// The handles are in the order of the locations.
+    Primary {
+        replicas: Peer,
+        handles: Vec<Handle>,
+    },
+    Replica,
+    HandedOver,
+}
+
+impl Copies {
+    fn copy(&self) -> Copy {
+        match self {
+            Self::Lone => Copy::Lone,
+            Self::Primary { .. } => Copy::Primary,
+            Self::Replica => Copy::Replica,
+            Self::HandedOver => Copy::HandedOver,
+        }
+    }
 }
 
 /// What lies behind the one lock over names. The incarnation is here because a handle belongs to it.
@@ -51,6 +100,16 @@ pub(crate) enum Reserved {
     Full,
     /// No new locations are taken.
     Draining,
+    /// No disk can take what the durability asks for.
+    NoDisk,
+}
+
+/// What all locations of one reservation have in common.
+struct Asked {
+    application: Arc<Application>,
+    draining: bool,
+    /// Some disk can take what the durability asks for.
+    can_write: bool,
 }
 
 /// The caller's incarnation is not this worker's.
@@ -63,10 +122,13 @@ pub(crate) struct WrongIncarnation {
 
 impl Store {
     /// Empty, in a fresh incarnation.
-    pub(crate) fn new(arena: Arc<Arena>, body_bytes_max: u32, random: Random, metrics: Metrics) -> Self {
+    pub(crate) fn new(spill: Arc<Spill>, bounds: Bounds, random: Random, metrics: Metrics) -> Self {
         let incarnation = Incarnation(random.id());
-        let names = Names { incarnation, draining: false, applications: BTreeMap::new() };
-        Self { arena, metrics, body_bytes_max, random, handles: DashMap::default(), names: RwLock::new(names) }
+        let names = RwLock::new(Names { incarnation, draining: false, applications: BTreeMap::new() });
+        let arena = Arc::clone(spill.arena());
+        let links = Links::new(arena.limit_bytes(Pool::Push), metrics.replicate.clone());
+        let pressure = Arc::clone(spill.pressure());
+        Self { arena, metrics, spill, pressure, links, bounds, random, handles: DashMap::default(), names }
     }
 
     /// The incarnation that handles are good in now.
@@ -79,9 +141,16 @@ impl Store {
         self.names.read().draining
     }
 
-    /// The memory as a heartbeat tells it.
+    /// The memory as callers and heartbeats are told of it: where disks take what memory holds, there is room.
     pub(crate) fn usage(&self) -> Usage {
-        self.arena.usage()
+        let usage = self.arena.usage();
+        if !self.spill.can_take(Durability::Written) {
+            return usage;
+        }
+        let (_, limit) = self.arena.held_by_locations();
+        let push_free_bytes = usage.push_free_bytes.max(limit / 4);
+        let replicate_free_bytes = usage.replicate_free_bytes.max(limit / 8);
+        Usage { push_free_bytes, replicate_free_bytes, ..usage }
     }
 
     /// Makes room for locations, in the caller's order. Repeating it answers with the same handles.
@@ -90,47 +159,89 @@ impl Store {
         application: &Application,
         incarnation: Incarnation,
         locations: &[LocationId],
+        wanted: &Wanted,
     ) -> Result<Vec<Reserved>, WrongIncarnation> {
         let mut names = self.names.write();
         if names.incarnation != incarnation {
             return Err(WrongIncarnation { asked: incarnation, present: names.incarnation });
         }
-        let draining = names.draining;
+        let asked = Asked {
+            application: Arc::new(application.clone()),
+            draining: names.draining,
+            can_write: self.spill.can_take(wanted.durability),
+        };
         let shuffles = names.applications.entry(application.clone()).or_default();
-        let answers = locations.iter().map(|id| self.reserve_one(application, shuffles, *id, draining)).collect();
+        let terms = self.terms(wanted, locations.len());
+        let reserve = |(id, terms): (&LocationId, Option<Terms>)| match terms {
+            Some(terms) => self.reserve_one(&asked, shuffles, *id, terms),
+            None => Reserved::Full,
+        };
+        let answers = locations.iter().zip(terms).map(reserve).collect();
         names.forget_empty(application);
         Ok(answers)
     }
 
-    fn reserve_one(
-        &self,
-        application: &Application,
-        shuffles: &mut Shuffles,
-        id: LocationId,
-        draining: bool,
-    ) -> Reserved {
+    /// The terms of each of `count` locations; `None` where no link to its replica can be had.
+    fn terms(&self, wanted: &Wanted, count: usize) -> impl Iterator<Item = Option<Terms>> {
+        let terms = Terms {
+            copy: wanted.copies.copy(),
+            replica: None,
+            limits: self.bounds.split,
+            durability: wanted.durability,
+        };
+        let replicas = match &wanted.copies {
+            Copies::Primary { replicas, handles } => Some((self.links.to(replicas), handles.clone())),
+            Copies::Lone | Copies::Replica | Copies::HandedOver => None,
+        };
+        (0..count).map(move |index| match &replicas {
+            None => Some(terms.clone()),
+            Some((link, handles)) => {
+                let replica = Replica { link: link.clone()?, handle: *handles.get(index)? };
+                Some(Terms { replica: Some(replica), ..terms.clone() })
+            }
+        })
+    }
+
+    fn reserve_one(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId, terms: Terms) -> Reserved {
         let key = (id.partition, id.epoch);
-        let present = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
-        let life = present.map(|location| location.life());
-        let free = self.arena.usage().push_free_bytes;
-        match (reserve(life, draining, free, self.body_bytes_max), present) {
+        let location = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
+        let present = location.map(|location| Present { life: location.life(), same_copies: location.is(&terms) });
+        let free_bytes = match self.usage() {
+            usage if Terms::pool(terms.copy) == Pool::Replicate => usage.replicate_free_bytes,
+            usage => usage.push_free_bytes,
+        };
+        match (reserve(present, asked.draining, free_bytes, self.bounds.body_bytes_max), location) {
             (Reservation::Repeat, Some(location)) => Reserved::Handle(location.handle),
-            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(application, shuffles, id),
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) if !asked.can_write => Reserved::NoDisk,
+            (Reservation::Make | Reservation::Repeat, Some(_) | None) => self.make(asked, shuffles, id, terms),
             (Reservation::Closed, Some(_) | None) => Reserved::Closed,
             (Reservation::Full, Some(_) | None) => Reserved::Full,
             (Reservation::Draining, Some(_) | None) => Reserved::Draining,
         }
     }
 
-    fn make(&self, application: &Application, shuffles: &mut Shuffles, id: LocationId) -> Reserved {
-        let Some(heap) = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES) else { return Reserved::Full };
+    fn make(&self, asked: &Asked, shuffles: &mut Shuffles, id: LocationId, terms: Terms) -> Reserved {
+        let Some(heap) = self.arena.charge(Terms::pool(terms.copy), LOCATION_HEAP_BYTES) else { return Reserved::Full };
         let handle = Handle(self.random.id());
-        let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
-        let location = Arc::new(Location::new(id, place, handle, heap));
+        let log = Log::of(terms.copy, terms.limits);
+        let made = Made { id, application: Arc::clone(&asked.application), terms, log };
+        let location = Arc::new(Location::new(made, handle, heap, Arc::clone(&self.spill)));
         self.handles.insert(handle, Arc::clone(&location));
         shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), location);
         self.metrics.location_moved(Life::Gone, Life::Open);
         Reserved::Handle(handle)
+    }
+
+    /// Takes a location in that was found on disk; it takes no batches. `None` when there is no memory to know it by.
+    pub(crate) fn restore(&self, made: Made) -> Option<Arc<Location>> {
+        let heap = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES)?;
+        let (application, id, life) = (Arc::clone(&made.application), made.id, made.log.life());
+        let location = Arc::new(Location::new(made, Handle(self.random.id()), heap, Arc::clone(&self.spill)));
+        let mut names = self.names.write();
+        let shuffles = names.applications.entry(Application::clone(&application)).or_default();
+        shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), Arc::clone(&location));
+        self.metrics.location_moved(Life::Gone, life);
+        Some(location)
     }
 
     /// The location of a handle, if it is one of this incarnation.
@@ -202,6 +313,11 @@ impl Store {
         names.incarnation = Incarnation(self.random.id());
         self.handles.clear();
         (names.incarnation, names.all())
+    }
+
+    /// Every location, in the order of applications, shuffles, partitions and epochs.
+    pub(crate) fn all(&self) -> Vec<Arc<Location>> {
+        self.names.read().all()
     }
 
     /// What is held, by application.

@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test that called it")]
 
+pub(crate) mod replica;
+
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
+use mallorn_proto::durability::Durability;
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{
     Application, Attempt, BatchId, Epoch, Handle, Incarnation, Instance, LocationId, MapId, Partition, SealId,
@@ -16,6 +19,7 @@ use mallorn_proto::message::{
 };
 use mallorn_proto::status::Status;
 use mallorn_proto::v1;
+use mallorn_proto::v1::reserve_request::Copy;
 use mallorn_proto::v1::worker_client::WorkerClient;
 use mallorn_runtime::clock;
 use mallorn_runtime::config::ByteSize;
@@ -23,7 +27,7 @@ use mallorn_runtime::disk::Disk;
 use mallorn_runtime::grpc;
 use mallorn_runtime::net::Stream;
 use mallorn_runtime::random::Random;
-use mallorn_worker::{Running, Surroundings, WorkerConfig, start};
+use mallorn_worker::{Running, StartError, Surroundings, WorkerConfig, start};
 use prometheus::Registry;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -66,16 +70,33 @@ pub(crate) fn surroundings() -> Surroundings {
 pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) registry: Registry,
+    /// What reservations and seals ask for.
+    pub(crate) durability: Durability,
     control: WorkerClient<Channel>,
 }
 
 impl Node {
     pub(crate) async fn start(config: WorkerConfig) -> Self {
-        let surroundings = surroundings();
+        Self::start_seeded(config, 1).await
+    }
+
+    /// Workers of one test draw different ids.
+    pub(crate) async fn start_seeded(config: WorkerConfig, seed: u64) -> Self {
+        Self::try_start(config, seed).await.unwrap()
+    }
+
+    /// Drains it, as SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    pub(crate) async fn try_start(config: WorkerConfig, seed: u64) -> Result<Self, StartError> {
+        let surroundings = Surroundings { random: Random::seeded(seed), ..surroundings() };
         let registry = surroundings.registry.clone();
-        let running = start(config, surroundings).await.unwrap();
+        let running = start(config, surroundings).await?;
         let channel = grpc::channel(&running.control_address().to_string(), PATIENCE).unwrap();
-        Self { running, registry, control: WorkerClient::new(channel) }
+        let durability = Durability::Memory;
+        Ok(Self { running, registry, durability, control: WorkerClient::new(channel) })
     }
 
     pub(crate) fn hello(&self, role: Role) -> Hello {
@@ -104,17 +125,40 @@ impl Node {
         peer
     }
 
+    /// Where another worker reaches this one.
+    pub(crate) fn address(&self) -> v1::WorkerAddress {
+        v1::WorkerAddress {
+            worker: Some(self.running.worker().into()),
+            incarnation: self.running.incarnation().0,
+            data: self.running.data_address().to_string(),
+            ..Default::default()
+        }
+    }
+
     pub(crate) async fn reserve_with(
         &self,
         incarnation: Incarnation,
         locations: &[LocationId],
     ) -> Result<v1::ReserveReply, tonic::Status> {
+        self.reserve_as(incarnation, locations, Copy::Lone, None).await
+    }
+
+    pub(crate) async fn reserve_as(
+        &self,
+        incarnation: Incarnation,
+        locations: &[LocationId],
+        copy: Copy,
+        replicas: Option<v1::Replicas>,
+    ) -> Result<v1::ReserveReply, tonic::Status> {
         let request = v1::ReserveRequest {
+            copy: copy.into(),
+            replicas,
             cluster: CLUSTER.to_owned(),
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
@@ -144,6 +188,7 @@ impl Node {
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             locations: vec![one],
+            durability: self.durability.to_wire(),
             ..Default::default()
         };
         self.control.clone().seal(request).await.unwrap().into_inner().locations[0]
@@ -282,11 +327,16 @@ impl Peer {
     }
 
     pub(crate) async fn reply(&mut self, request: u64) -> Vec<Status> {
-        let answer = self.receive().await.expect("a push is answered");
-        assert_eq!(answer.kind, Kind::PushReply);
-        let reply = PushReply::decode(&answer.header).unwrap();
+        let reply = self.any_reply().await;
         assert_eq!(reply.request, request);
         reply.statuses
+    }
+
+    /// The next answer, whichever request it is to.
+    pub(crate) async fn any_reply(&mut self) -> PushReply {
+        let answer = self.receive().await.expect("a push is answered");
+        assert_eq!(answer.kind, Kind::PushReply);
+        PushReply::decode(&answer.header).unwrap()
     }
 
     pub(crate) async fn open_stream(&mut self, location: LocationId, maps: (u32, u32)) -> Result<Opened, Failure> {

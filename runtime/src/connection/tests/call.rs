@@ -116,6 +116,35 @@ async fn call(connection: &Connection, body: Vec<Bytes>, room: Option<usize>) ->
     connection.call(request, frame, room.map(|room| Pool::new(0).take(room))).await
 }
 
+#[tokio::test]
+async fn requests_that_are_begun_arrive_in_order_and_each_has_its_answer() {
+    let (connection, mut worker) = connect(LIMITS).await;
+    let mut begun = Vec::new();
+    for number in 0..4 {
+        let request = connection.next_request();
+        let frame = Frame::new(PUSH, vec![Bytes::from(vec![number])], |out| out.put_u64(request));
+        begun.push(connection.begin(request, frame).await.unwrap());
+    }
+    let mut requests = Vec::new();
+    for number in 0..4 {
+        let (request, body) = worker.request().await.unwrap();
+        assert_eq!(body, [number]);
+        requests.push(request);
+    }
+    // One that nobody waits for any more is answered all the same.
+    drop(begun.remove(1));
+    for request in requests.iter().rev() {
+        worker.answer(REPLY, *request, &[]).await;
+    }
+    for (mut begun, request) in begun.into_iter().zip([requests[0], requests[2], requests[3]]) {
+        assert_eq!(number(&begun.answer().await.unwrap()), request);
+    }
+    let request = connection.next_request();
+    let mut last = connection.begin(request, Frame::new(PUSH, vec![], |out| out.put_u64(request))).await.unwrap();
+    drop(worker);
+    assert!(matches!(last.answer().await, Err(CallError::Closed { .. })));
+}
+
 fn number(answer: &Answer) -> u64 {
     u64::from_be_bytes(*answer.header.first_chunk::<8>().unwrap())
 }

@@ -18,6 +18,14 @@ fn sealed(batches: &[(u32, u32)]) -> Log {
     log
 }
 
+/// The plan of a fetch from a location that lies in memory.
+fn planned(log: &Log, hint: Cursor, offset: u64, limit: u32, maps: MapRange) -> Result<Plan, FetchError> {
+    match log.plan(hint, offset, limit, maps)? {
+        Planned::Memory(plan) => Ok(plan),
+        Planned::Disk(plan) => panic!("nothing is on disk: {plan:?}"),
+    }
+}
+
 /// (map, bytes); some batches are so large that chunks end early.
 fn batches() -> impl Strategy<Value = Vec<(u32, u32)>> {
     let bytes = prop_oneof![6 => 28u32..5000, 1 => 1u32 << 20..5 << 20];
@@ -67,7 +75,7 @@ proptest! {
         let (mut got, mut cursor) = (Vec::new(), Cursor::default());
         while cursor.offset < log.length() {
             let hint = if hinted { cursor } else { Cursor { offset: u64::MAX, batches: 0 } };
-            let plan = log.plan(hint, cursor.offset, limit, maps).unwrap();
+            let plan = planned(&log, hint, cursor.offset, limit, maps).unwrap();
             prop_assert!(plan.bytes <= u64::from(limit));
             prop_assert_eq!(plan.bytes, plan.runs.iter().map(|run| run.end - run.start).sum::<u64>());
             prop_assert!(plan.runs.windows(2).all(|pair| pair[0].end < pair[1].start), "neighbours are joined");
@@ -87,7 +95,7 @@ proptest! {
     #[test]
     fn only_borders_may_be_asked_for(batches in batches(), offset in 0u64..20_000) {
         let log = sealed(&batches);
-        let plan = log.plan(Cursor::default(), offset, u32::MAX, MapRange::ALL);
+        let plan = planned(&log, Cursor::default(), offset, u32::MAX, MapRange::ALL);
         if offset >= log.length() {
             let plan = plan.unwrap();
             prop_assert_eq!((plan.runs.len(), plan.bytes, plan.next.offset), (0, 0, offset));
@@ -101,10 +109,10 @@ proptest! {
 fn a_batch_over_the_limit_is_too_large_and_one_that_does_not_fit_any_more_waits() {
     let log = sealed(&[(1, 100), (9, 5000), (1, 300)]);
     let maps = MapRange { start: 1, end: 2 };
-    assert_eq!(log.plan(Cursor::default(), 0, 99, maps), Err(FetchError::TooLarge { bytes: 100, limit: 99 }));
-    let plan = log.plan(Cursor::default(), 0, 399, maps).unwrap();
+    assert_eq!(planned(&log, Cursor::default(), 0, 99, maps), Err(FetchError::TooLarge { bytes: 100, limit: 99 }));
+    let plan = planned(&log, Cursor::default(), 0, 399, maps).unwrap();
     assert_eq!((plan.runs.len(), &plan.runs[0], plan.next.offset), (1, &(0..100), 5100));
-    let plan = log.plan(plan.next, 5100, 300, maps).unwrap();
+    let plan = planned(&log, plan.next, 5100, 300, maps).unwrap();
     assert_eq!((plan.runs.len(), &plan.runs[0], plan.next.offset), (1, &(5100..5400), 5400));
 }
 
@@ -113,9 +121,9 @@ fn the_runs_of_one_answer_are_bounded() {
     let batches: Vec<(u32, u32)> = (0..4 * RUNS_MAX as u32).map(|index| (index % 2, 28)).collect();
     let log = sealed(&batches);
     let maps = MapRange { start: 0, end: 1 };
-    let plan = log.plan(Cursor::default(), 0, u32::MAX, maps).unwrap();
+    let plan = planned(&log, Cursor::default(), 0, u32::MAX, maps).unwrap();
     assert_eq!(plan.runs.len(), RUNS_MAX);
-    let rest = log.plan(plan.next, plan.next.offset, u32::MAX, maps).unwrap();
+    let rest = planned(&log, plan.next, plan.next.offset, u32::MAX, maps).unwrap();
     assert_eq!(rest.runs.len(), RUNS_MAX);
     assert_eq!(rest.next.offset, log.length());
 }
@@ -123,7 +131,7 @@ fn the_runs_of_one_answer_are_bounded() {
 #[test]
 fn the_open_range_reads_every_map() {
     let log = sealed(&[(0, 28), (u32::MAX, 28)]);
-    let plan = log.plan(Cursor::default(), 0, u32::MAX, MapRange::ALL).unwrap();
+    let plan = planned(&log, Cursor::default(), 0, u32::MAX, MapRange::ALL).unwrap();
     assert_eq!(plan.runs.len(), 1);
     assert_eq!(plan.bytes, 56);
 }
@@ -140,5 +148,5 @@ fn only_what_is_sealed_under_that_id_is_opened() {
     assert_eq!(log.open(SealId(1)), Err(OpenError::NotHere));
     log.drop_all();
     assert_eq!(log.open(SEAL), Err(OpenError::NotHere));
-    assert_eq!(log.plan(Cursor::default(), 0, 100, MapRange::ALL), Err(FetchError::NotHere));
+    assert_eq!(planned(&log, Cursor::default(), 0, 100, MapRange::ALL), Err(FetchError::NotHere));
 }

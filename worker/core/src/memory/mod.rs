@@ -20,8 +20,10 @@ pub const PUSH_BODIES_MIN: u64 = 8;
 /// What memory is held for. Each pool has one maximal body to itself, so that none starves another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pool {
-    /// Locations: their bytes and their batch lists.
+    /// Locations that are pushed to: their bytes and their batch lists.
     Push,
+    /// Locations that another worker forwards to.
+    Replicate,
     /// Streams that read.
     Read,
     /// What connections have received and not handed on.
@@ -30,13 +32,14 @@ pub enum Pool {
 
 impl Pool {
     /// All pools.
-    pub const ALL: [Self; 3] = [Self::Push, Self::Read, Self::Receive];
+    pub const ALL: [Self; 4] = [Self::Push, Self::Replicate, Self::Read, Self::Receive];
 
     /// The name used in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Push => "push",
+            Self::Replicate => "replicate",
             Self::Read => "read",
             Self::Receive => "receive",
         }
@@ -52,6 +55,8 @@ pub struct Usage {
     pub held_bytes: [u64; Pool::ALL.len()],
     /// What pushes may still take.
     pub push_free_bytes: u64,
+    /// What other workers' forwarded batches may still take.
+    pub replicate_free_bytes: u64,
     /// What of the arena was ever used at once: what the process may have resident of it.
     pub grown_bytes: u64,
 }
@@ -114,7 +119,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// An arena of this many bytes, rounded down to whole slots of the largest size, for bodies of at most
-    /// `body_bytes_max`. Receive and read take at most a quarter of it each.
+    /// `body_bytes_max`. Replicate takes at most half of it, receive and read at most a quarter each.
     ///
     /// # Errors
     /// `TooSmall` or `PushPool`.
@@ -126,9 +131,10 @@ impl Ledger {
         let body_bytes_max = u64::from(body_bytes_max);
         let body = body_bytes_max.next_multiple_of(SLOT_BYTES_MIN);
         let receive = body.next_multiple_of(SLOT_BYTES_MAX);
-        let push_limit = budget.saturating_sub(receive + body);
+        let of_others = receive + 2 * body;
+        let push_limit = budget.saturating_sub(of_others);
         if push_limit < PUSH_BODIES_MIN * body {
-            let wanted_bytes = (receive + body * (1 + PUSH_BODIES_MIN)).next_multiple_of(SLOT_BYTES_MAX);
+            let wanted_bytes = (of_others + body * PUSH_BODIES_MIN).next_multiple_of(SLOT_BYTES_MAX);
             return Err(BudgetError::PushPool { budget_bytes, push_bytes: push_limit, body_bytes_max, wanted_bytes });
         }
         let share = |reserved_bytes: u64, limit_bytes: u64| Share {
@@ -138,7 +144,12 @@ impl Ledger {
         };
         Ok(Self {
             budget_bytes: budget,
-            shares: [share(body, push_limit), share(body, budget / 4), share(receive, budget / 4)],
+            shares: [
+                share(body, push_limit),
+                share(body, budget / 2),
+                share(body, budget / 4),
+                share(receive, budget / 4),
+            ],
             receive: Buddy::new(0, receive / SLOT_BYTES_MAX),
             common: Buddy::new(receive, (budget - receive) / SLOT_BYTES_MAX),
         })
@@ -171,7 +182,7 @@ impl Ledger {
         }
         let own = match pool {
             Pool::Receive => self.receive.take(bytes),
-            Pool::Push | Pool::Read => None,
+            Pool::Push | Pool::Replicate | Pool::Read => None,
         };
         let slot = own.or_else(|| self.common.take(bytes))?;
         self.share(pool).held_bytes += slot.bytes();
@@ -205,6 +216,11 @@ impl Ledger {
         fits
     }
 
+    /// Counts bytes of heap against a pool that are there already, whether it has room or not.
+    pub fn charge_anyway(&mut self, pool: Pool, bytes: u64) {
+        self.share(pool).held_bytes += bytes;
+    }
+
     /// Takes back what was charged.
     ///
     /// # Panics
@@ -212,6 +228,12 @@ impl Ledger {
     pub fn refund(&mut self, pool: Pool, bytes: u64) {
         let share = self.share(pool);
         share.held_bytes = share.held_bytes.checked_sub(bytes).expect("a pool gives back what it holds");
+    }
+
+    /// The most that a pool may hold.
+    #[must_use]
+    pub fn limit_bytes(&self, pool: Pool) -> u64 {
+        self.shares[pool as usize].limit_bytes
     }
 
     /// What a pool may still take: within its own limit, and without touching what the others have to themselves.
@@ -223,7 +245,13 @@ impl Ledger {
             .map(|(of, share)| if of == pool { share.held_bytes } else { share.held_bytes.max(share.reserved_bytes) })
             .sum();
         let share = &self.shares[pool as usize];
-        (self.budget_bytes - spoken_for).min(share.limit_bytes - share.held_bytes)
+        self.budget_bytes.saturating_sub(spoken_for).min(share.limit_bytes.saturating_sub(share.held_bytes))
+    }
+
+    /// What locations hold, whoever fills them.
+    #[must_use]
+    pub fn held_by_locations(&self) -> u64 {
+        self.shares[Pool::Push as usize].held_bytes + self.shares[Pool::Replicate as usize].held_bytes
     }
 
     /// How things stand.
@@ -233,6 +261,7 @@ impl Ledger {
             budget_bytes: self.budget_bytes,
             held_bytes: self.shares.map(|share| share.held_bytes),
             push_free_bytes: self.free_bytes(Pool::Push),
+            replicate_free_bytes: self.free_bytes(Pool::Replicate),
             grown_bytes: self.receive.grown_bytes() + self.common.grown_bytes(),
         }
     }

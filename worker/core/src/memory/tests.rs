@@ -103,7 +103,7 @@ proptest! {
         }
         prop_assert_eq!(model.ledger.usage().held_total_bytes(), 0);
         let whole = std::iter::from_fn(|| model.ledger.take(Pool::Push, MIB, MIB)).count() as u64;
-        prop_assert_eq!(whole, (20 * MIB - 2 * MIB - u64::from(BODY)) / MIB, "free slots join to whole ones");
+        prop_assert_eq!(whole, (20 * MIB - 2 * MIB - 2 * u64::from(BODY)) / MIB, "free slots join to whole ones");
     }
 
     #[test]
@@ -155,7 +155,9 @@ proptest! {
 fn a_scattered_arena_gives_smaller_slots() {
     let mut ledger = Ledger::new(16 * MIB, BODY).unwrap();
     let held: Vec<_> = std::iter::from_fn(|| ledger.take(Pool::Push, 4096, 4096)).collect();
-    while ledger.take(Pool::Read, 4096, 4096).is_some() {}
+    for pool in [Pool::Replicate, Pool::Read] {
+        while ledger.take(pool, 4096, 4096).is_some() {}
+    }
     for slot in held.iter().step_by(2) {
         ledger.give(Pool::Push, *slot);
     }
@@ -172,6 +174,16 @@ fn a_budget_that_cannot_work_is_refused_and_says_what_to_set() {
     assert!(Ledger::new(wanted_bytes - MIB, 4 * 1024 * 1024).is_err());
     assert!(Ledger::new(wanted_bytes, 4 * 1024 * 1024).is_ok());
     assert!(Ledger::new(BUDGET_BYTES_MIN, BODY).is_ok());
+}
+
+#[test]
+fn no_pool_takes_more_than_its_limit() {
+    let limits = [16 * MIB - 2 * MIB - 2 * u64::from(BODY), 8 * MIB, 4 * MIB, 4 * MIB];
+    for (pool, limit) in Pool::ALL.into_iter().zip(limits) {
+        let mut ledger = Ledger::new(16 * MIB, BODY).unwrap();
+        while ledger.take(pool, 4096, 4096).is_some() {}
+        assert_eq!(ledger.usage().held_total_bytes(), limit - limit % 4096, "{}", pool.name());
+    }
 }
 
 #[test]

@@ -1,7 +1,11 @@
+use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::id::{Attempt, BatchId, Epoch, Instance, MapId, Partition, SealId, ShuffleId};
+use prometheus::Registry;
 use proptest::prelude::*;
 
+use super::append::{Body, NotAppended};
 use super::*;
+use crate::metrics::Metrics;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -9,10 +13,15 @@ fn arena() -> Arc<Arena> {
     Arena::new(16 * MIB, MIB as u32).unwrap()
 }
 
-fn location(arena: &Arc<Arena>) -> Location {
+fn location(arena: &Arc<Arena>) -> Arc<Location> {
     let id = LocationId { shuffle: ShuffleId(1), partition: Partition(2), epoch: Epoch(0) };
-    let place = Place { instance: Instance(7), shuffle: id.shuffle, partition: id.partition };
-    Location::new(id, place, Handle(1), arena.charge(Pool::Push, LOCATION_HEAP_BYTES).unwrap())
+    let application = Arc::new(Application { name: "a".to_owned(), instance: Instance(7) });
+    let terms = Terms { copy: Copy::Lone, replica: None, limits: SplitLimits::NONE, durability: Durability::Memory };
+    let made = Made { id, application, terms, log: Log::new() };
+    let metrics = Metrics::new(&Registry::new(), arena).unwrap();
+    let spill = Spill::new(Arc::clone(arena), Vec::new(), metrics);
+    let heap = arena.charge(Pool::Push, LOCATION_HEAP_BYTES).unwrap();
+    Arc::new(Location::new(made, Handle(1), heap, spill))
 }
 
 /// A location takes verified batches on trust, so these have a header's length and no envelope.
@@ -39,20 +48,28 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
     prop::collection::vec(batch.prop_map(|(bytes, attached, fill)| Batch { bytes, attached, fill }), 0..40)
 }
 
-fn push(location: &Location, arena: &Arc<Arena>, batch: &Batch) -> (Status, Vec<u8>) {
+fn push(location: &Arc<Location>, arena: &Arc<Arena>, batch: &Batch) -> (Result<(), NotAppended>, Vec<u8>) {
     let mut bytes = vec![batch.fill; batch.bytes];
     bytes[batch.bytes / 2..].fill(batch.fill.wrapping_add(1));
     if !batch.attached {
-        return (location.append(arena, header(batch.bytes), &bytes), bytes);
+        return (append(location, arena, Body::Copied(&bytes), bytes.len()), bytes);
     }
-    let Some(mut slots) = arena.take_all(Pool::Push, batch.bytes as u64) else { return (Status::HardSplit, bytes) };
+    let Some(mut slots) = arena.take_all(Pool::Push, batch.bytes as u64) else {
+        return (Err(NotAppended::NoMemory), bytes);
+    };
     let mut rest = &bytes[..];
     for slot in &mut slots {
         let part = rest.len().min(slot.length());
         slot.as_mut()[..part].copy_from_slice(&rest[..part]);
         rest = &rest[part..];
     }
-    (location.attach(header(batch.bytes), slots, batch.bytes), bytes)
+    (append(location, arena, Body::Apart(slots, batch.bytes), batch.bytes), bytes)
+}
+
+fn append(location: &Location, arena: &Arc<Arena>, body: Body<'_>, length: usize) -> Result<(), NotAppended> {
+    let mut state = location.lock();
+    let admission = state.log.admit();
+    state.append(arena, admission, header(length), body).map(|_| ())
 }
 
 proptest! {
@@ -65,7 +82,7 @@ proptest! {
         let (mut all, mut borders) = (Vec::new(), vec![0]);
         for batch in &batches {
             let (status, bytes) = push(&location, &arena, batch);
-            prop_assert_eq!(status, Status::Success);
+            prop_assert_eq!(status, Ok(()));
             all.extend(bytes);
             borders.push(all.len() as u64);
         }
@@ -83,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn a_full_arena_answers_hard_split_and_keeps_what_was_acked(bytes in 1000usize..900_000, attached: bool) {
+    fn a_full_arena_refuses_and_keeps_what_was_acked(bytes in 1000usize..900_000, attached: bool) {
         let arena = arena();
         let location = location(&arena);
         let batch = Batch { bytes, attached, fill: 3 };
@@ -91,14 +108,14 @@ proptest! {
         let refused = loop {
             let before = arena.usage();
             match push(&location, &arena, &batch) {
-                (Status::Success, _) => acked += bytes as u64,
+                (Ok(()), _) => acked += bytes as u64,
                 (status, _) => {
                     prop_assert_eq!(arena.usage().held_bytes, before.held_bytes, "a refused batch holds nothing");
                     break status;
                 }
             }
         };
-        prop_assert_eq!(refused, Status::HardSplit);
+        prop_assert_eq!(refused, Err(NotAppended::NoMemory));
         prop_assert_eq!(location.lock().log.length(), acked);
         let mut views = Vec::new();
         location.lock().views(0..acked, &mut views);
@@ -116,7 +133,7 @@ fn readers_finish_on_what_they_hold() {
     location.lock().clear();
     // A new holder of memory must not be given what the reader still sees.
     let other = self::location(&arena);
-    push(&other, &arena, &Batch { bytes: 90_000, attached: false, fill: 200 });
+    push(&other, &arena, &Batch { bytes: 90_000, attached: false, fill: 200 }).0.unwrap();
     assert_eq!(views.iter().flat_map(AsRef::as_ref).copied().collect::<Vec<_>>(), bytes);
     other.lock().clear();
     assert!(arena.usage().held_total_bytes() > 0);
@@ -129,7 +146,7 @@ fn the_batch_list_is_charged() {
     let arena = arena();
     let location = location(&arena);
     for _ in 0..1000 {
-        push(&location, &arena, &Batch { bytes: 28, attached: false, fill: 0 });
+        push(&location, &arena, &Batch { bytes: 28, attached: false, fill: 0 }).0.unwrap();
     }
     let state = location.lock();
     let charged = state.heap.as_ref().unwrap().bytes();

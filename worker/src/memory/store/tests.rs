@@ -9,7 +9,9 @@ pub(crate) const BODY: u32 = 1024 * 1024;
 pub(crate) fn store() -> Store {
     let arena = Arena::new(16 * 1024 * 1024, BODY).unwrap();
     let metrics = Metrics::new(&Registry::new(), &arena).unwrap();
-    Store::new(arena, BODY, Random::seeded(1), metrics)
+    let spill = Spill::new(arena, Vec::new(), metrics.clone());
+    let bounds = Bounds { body_bytes_max: BODY, split: SplitLimits::NONE };
+    Store::new(spill, bounds, Random::seeded(1), metrics)
 }
 
 pub(crate) fn application(name: &str) -> Application {
@@ -21,7 +23,8 @@ pub(crate) fn id(shuffle: u32, partition: u32) -> LocationId {
 }
 
 pub(crate) fn reserve_one(store: &Store, application: &Application, id: LocationId) -> Reserved {
-    store.reserve(application, store.incarnation(), &[id]).unwrap()[0]
+    let wanted = Wanted { copies: Copies::Lone, durability: Durability::Memory };
+    store.reserve(application, store.incarnation(), &[id], &wanted).unwrap()[0]
 }
 
 #[test]
@@ -46,7 +49,8 @@ fn another_incarnation_is_fenced_and_a_fresh_one_voids_handles() {
     let after = store.start_again();
     assert_ne!(before, after);
     assert!(store.by_handle(handle).is_none());
-    assert!(store.reserve(&application, before, &[id(1, 2)]).is_err());
+    let wanted = Wanted { copies: Copies::Lone, durability: Durability::Memory };
+    assert!(store.reserve(&application, before, &[id(1, 2)], &wanted).is_err());
     assert_eq!(reserve_one(&store, &application, id(1, 1)), Reserved::Closed);
     assert_eq!(store.freeze(&application, &[id(1, 1)]), [Some(0)], "what it held is still there");
 }

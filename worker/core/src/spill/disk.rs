@@ -1,0 +1,226 @@
+//! Whether a disk takes new data, and which one a location goes to.
+//!
+//! | health | becomes | by |
+//! |---|---|---|
+//! | Healthy | Full | no space, or less than is kept free |
+//! | Full | Healthy | twice as much is free again |
+//! | Healthy | Slow | a write that took too long, or has not come back |
+//! | Slow | Healthy | a write that was quick, after a rest |
+//! | any | Failed | an error that is the disk's; for good |
+//!
+//! A disk that takes nothing new is read from as long as that goes.
+
+use std::time::Duration;
+
+/// A write may take this long, and the time of [`PACE_BYTES`] a second beside it.
+const WRITE_WITHIN: Duration = Duration::from_secs(2);
+const PACE_BYTES: u64 = 4 * 1024 * 1024;
+/// A write that has not come back by then is given up: what it was to write goes to another disk.
+pub const HUNG_AFTER: Duration = Duration::from_secs(10);
+/// How long a slow disk is left alone before it is tried again.
+const REST: Duration = Duration::from_secs(10);
+/// Share of a disk that is kept free, and the most that it is.
+const KEPT_FREE_SHARE: u64 = 50;
+const KEPT_FREE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Whether a disk takes new data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Healthy,
+    /// It has no room.
+    Full,
+    /// It answers too late.
+    Slow,
+    /// It is given up.
+    Failed,
+}
+
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Full, Self::Slow, Self::Failed];
+
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Full => "full",
+            Self::Slow => "slow",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is known of one disk. Times are on any one clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskState {
+    health: Health,
+    slow_until: Duration,
+    capacity_bytes: u64,
+    free_bytes: u64,
+    queued_bytes: u64,
+}
+
+impl DiskState {
+    /// Healthy, with this much space.
+    #[must_use]
+    pub fn new(capacity_bytes: u64, free_bytes: u64) -> Self {
+        let mut state = Self {
+            health: Health::Healthy,
+            slow_until: Duration::ZERO,
+            capacity_bytes: 0,
+            free_bytes: 0,
+            queued_bytes: 0,
+        };
+        state.space(capacity_bytes, free_bytes);
+        state
+    }
+
+    /// Whether it takes new data; a slow one is tried again after its rest.
+    #[must_use]
+    pub fn health(&self, now: Duration) -> Health {
+        match self.health {
+            Health::Slow if now >= self.slow_until => Health::Healthy,
+            health => health,
+        }
+    }
+
+    /// Whether it takes new data.
+    #[must_use]
+    pub fn takes(&self, now: Duration) -> bool {
+        self.health(now) == Health::Healthy
+    }
+
+    /// Bytes in all, and bytes free, as they were asked for last.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.capacity_bytes, self.free_bytes)
+    }
+
+    /// The disk was asked for its space.
+    pub fn space(&mut self, capacity_bytes: u64, free_bytes: u64) {
+        (self.capacity_bytes, self.free_bytes) = (capacity_bytes, free_bytes);
+        let kept = (capacity_bytes / KEPT_FREE_SHARE).min(KEPT_FREE_BYTES_MAX);
+        match self.health {
+            Health::Healthy if free_bytes < kept => self.health = Health::Full,
+            Health::Full if free_bytes >= 2 * kept => self.health = Health::Healthy,
+            Health::Healthy | Health::Full | Health::Slow | Health::Failed => {}
+        }
+    }
+
+    /// Bytes were queued for it.
+    pub fn queued(&mut self, bytes: u64) {
+        self.queued_bytes += bytes;
+    }
+
+    /// Bytes left its queue, written or not.
+    pub fn left(&mut self, bytes: u64) {
+        self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
+    }
+
+    /// A write of so many bytes came back well.
+    pub fn wrote(&mut self, now: Duration, bytes: u64, took: Duration) {
+        if self.health != Health::Slow && self.health != Health::Healthy {
+            return;
+        }
+        if took > WRITE_WITHIN + Duration::from_secs(bytes / PACE_BYTES) {
+            self.slow(now);
+        } else if now >= self.slow_until {
+            self.health = Health::Healthy;
+        }
+    }
+
+    /// A write did not come back in time, or late.
+    pub fn slow(&mut self, now: Duration) {
+        if matches!(self.health, Health::Healthy | Health::Slow) {
+            (self.health, self.slow_until) = (Health::Slow, now + REST);
+        }
+    }
+
+    /// A write that was given up has not come back: until it has, the disk takes nothing.
+    pub fn hang(&mut self) {
+        if self.health != Health::Failed {
+            (self.health, self.slow_until) = (Health::Slow, Duration::MAX);
+        }
+    }
+
+    /// A write found no space.
+    pub fn full(&mut self) {
+        if self.health != Health::Failed {
+            self.health = Health::Full;
+            // What it said was free is not there; until it is asked again there is none.
+            self.free_bytes = 0;
+        }
+    }
+
+    /// An operation failed in a way that is the disk's.
+    pub fn failed(&mut self) {
+        self.health = Health::Failed;
+    }
+}
+
+/// Picks a disk for a location that has none: of those that take data the one that owes least of what it has free. The
+/// `turn` of the caller decides between equals.
+#[must_use]
+pub fn pick(disks: &[DiskState], now: Duration, turn: usize) -> Option<usize> {
+    let taking = disks.iter().enumerate().filter(|(_, disk)| disk.takes(now));
+    let load = |disk: &DiskState| u128::from(disk.queued_bytes) * 1_000_000 / u128::from(disk.free_bytes.max(1));
+    let count = disks.len();
+    taking.min_by_key(|(index, disk)| (load(disk), (index + count - turn % count) % count)).map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const GIB: u64 = 1024 * 1024 * 1024;
+
+    #[test]
+    fn a_full_disk_comes_back_when_there_is_room_and_a_failed_one_never() {
+        let mut disk = DiskState::new(10 * GIB, GIB);
+        assert!(disk.takes(SECOND));
+        disk.space(10 * GIB, GIB / 10);
+        assert_eq!(disk.health(SECOND), Health::Full);
+        disk.space(10 * GIB, GIB / 4);
+        assert_eq!(disk.health(SECOND), Health::Full, "not with every byte that is freed");
+        disk.space(10 * GIB, GIB);
+        assert!(disk.takes(SECOND));
+        disk.full();
+        assert_eq!(disk.health(SECOND), Health::Full);
+        disk.failed();
+        disk.space(10 * GIB, 10 * GIB);
+        disk.wrote(SECOND, 1, Duration::ZERO);
+        assert_eq!(disk.health(1000 * SECOND), Health::Failed);
+    }
+
+    #[test]
+    fn a_slow_disk_rests_and_is_tried_again() {
+        let mut disk = DiskState::new(GIB, GIB);
+        disk.wrote(SECOND, 40 * 1024 * 1024, 11 * SECOND);
+        assert!(disk.takes(SECOND), "ten seconds are right for as much");
+        disk.wrote(2 * SECOND, 1024, 3 * SECOND);
+        assert_eq!(disk.health(11 * SECOND), Health::Slow);
+        disk.wrote(3 * SECOND, 1024, Duration::ZERO);
+        assert_eq!(disk.health(11 * SECOND), Health::Slow, "one good write does not end its rest");
+        assert!(disk.takes(12 * SECOND));
+        disk.wrote(12 * SECOND, 1024, Duration::ZERO);
+        assert_eq!(disk.health(12 * SECOND), Health::Healthy);
+    }
+
+    #[test]
+    fn the_disk_that_owes_least_is_picked_and_equals_take_turns() {
+        let mut disks = vec![DiskState::new(GIB, GIB), DiskState::new(GIB, GIB), DiskState::new(GIB, GIB)];
+        assert_eq!((0..4).map(|turn| pick(&disks, SECOND, turn).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        disks[0].queued(GIB / 2);
+        disks[1].slow(SECOND);
+        assert_eq!(pick(&disks, SECOND, 0), Some(2));
+        disks[2].failed();
+        assert_eq!(pick(&disks, SECOND, 2), Some(0));
+        disks[0].full();
+        assert_eq!(pick(&disks, SECOND, 0), None);
+        assert_eq!(pick(&disks, 20 * SECOND, 0), Some(1));
+        assert_eq!(pick(&[], SECOND, 0), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! What a restarted worker finds in its folders: the locations whose records and extents are whole, and nothing else.
+//!
+//! Owns reading the folders before anything is served. What is whole is registered as it was, frozen or sealed; everything
+//! else is reported lost by name and its files removed. Nothing torn is ever served as a short partition. Does not own the
+//! form of records (`mallorn_worker_core::record`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use mallorn_proto::checksum::Crc32c;
+use mallorn_proto::durability::Durability;
+use mallorn_proto::id::{Application, LocationId, ShuffleId};
+use mallorn_runtime::disk::{Disk, File, FileError, OpenHow};
+use mallorn_worker_core::push::{Life, Log, SplitLimits};
+use mallorn_worker_core::record::{self, FormError, Header, Name, Said, Whole};
+use mallorn_worker_core::replicate::Copy;
+use mallorn_worker_core::spill::extent::Extent;
+use mallorn_worker_core::spill::segment::SEGMENT_HEADER_BYTES;
+
+use crate::memory::location::{Made, OnDisk, Recorded, Terms};
+use crate::memory::store::Store;
+use crate::spill::{Folder, ShuffleFiles, ShuffleKey, records_path, segment_path};
+
+/// Longest file of records that is read, in bytes.
+const RECORDS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Lost locations that are named in the log, each on a line of its own; the rest are counted.
+const NAMED_MAX: usize = 100;
+/// Bytes of an extent that are checked at a time.
+const CHECK_BYTES: usize = 1024 * 1024;
+
+/// Why a worker does not start with what it finds.
+#[derive(Debug, thiserror::Error)]
+pub enum RestartError {
+    /// A file is of a newer version.
+    #[error("{path}: {source}")]
+    Form {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: FormError,
+    },
+    /// A folder can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There are more locations than memory can know.
+    #[error("{locations} locations were found, and memory has no room to know them by: set `worker.memory` higher")]
+    NoMemory {
+        /// Locations found.
+        locations: usize,
+    },
+}
+
+/// What was found, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Restarted {
+    /// Locations that can be read, or sealed.
+    pub(crate) restored: usize,
+    /// Locations that are lost.
+    pub(crate) lost: usize,
+}
+
+/// A shuffle as one folder tells it.
+struct Found {
+    folder: usize,
+    header: Header,
+    records_bytes: u64,
+    segments: BTreeMap<u32, u64>,
+    locations: BTreeMap<Name, Option<Said>>,
+}
+
+/// A location that is restored if its extents are whole.
+struct Candidate {
+    whole: Whole,
+    /// The folder that keeps its record.
+    folder: usize,
+    /// It was written in another boot, and not synced.
+    is_doubtful: bool,
+}
+
+/// Reads all folders, and takes what is whole into the store. Blocks.
+pub(crate) fn restart(store: &Store) -> Result<Restarted, RestartError> {
+    let folders = store.spill.folders();
+    let ids = store.spill.folder_ids();
+    let mut shuffles: BTreeMap<ShuffleKey, Vec<Found>> = BTreeMap::new();
+    for folder in folders {
+        for found in read_folder(folder, &ids)? {
+            let key = (found.header.application.instance, found.header.shuffle);
+            shuffles.entry(key).or_default().push(found);
+        }
+    }
+    let mut restarted = Restarted::default();
+    for found in shuffles.into_values() {
+        restore_shuffle(store, folders, found, &mut restarted)?;
+    }
+    if restarted.lost > NAMED_MAX {
+        tracing::warn!(event = "locations_lost", lost = restarted.lost, "and more that are not named");
+    }
+    if restarted != Restarted::default() {
+        let Restarted { restored, lost } = restarted;
+        tracing::info!(event = "restarted", restored, lost, "find what was written before");
+    }
+    Ok(restarted)
+}
+
+/// What is in a folder; what is not ours, or says nothing any more, is removed.
+fn read_folder(folder: &Folder, ids: &[u64]) -> Result<Vec<Found>, RestartError> {
+    let shuffles = folder.shuffles_path();
+    let mut all = Vec::new();
+    for entry in folder.disk.list(&shuffles)? {
+        let path = shuffles.join(&entry.name);
+        match read_shuffle(folder, &path, ids)? {
+            Some(found) => all.push(found),
+            None if entry.is_folder => remove(&folder.disk, &path),
+            None => {}
+        }
+    }
+    Ok(all)
+}
+
+fn read_shuffle(folder: &Folder, path: &Path, ids: &[u64]) -> Result<Option<Found>, RestartError> {
+    let records = records_path(path);
+    let bytes = match folder.disk.read(&records, RECORDS_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(event = "records_lost", path = %path.display(), %error, "a shuffle without records is lost");
+            return Ok(None);
+        }
+    };
+    let (header, rest) = match record::get_header(&bytes) {
+        Ok(found) => found,
+        Err(source @ FormError::Version { .. }) => {
+            return Err(RestartError::Form { path: records.display().to_string(), source });
+        }
+        Err(error) => {
+            tracing::warn!(event = "records_lost", path = %path.display(), %error, "a shuffle without records is lost");
+            return Ok(None);
+        }
+    };
+    let (said, torn) = record::records(rest, ids);
+    if torn > 0 {
+        tracing::warn!(event = "records_torn", path = %path.display(), bytes = torn, "the end of the records is torn");
+    }
+    let mut locations = BTreeMap::new();
+    for (name, said) in said {
+        locations.insert(name, said);
+    }
+    let segments = read_segments(folder, path, &header)?;
+    let records_bytes = (bytes.len() - torn) as u64;
+    Ok(Some(Found { folder: usize::from(folder.index), header, records_bytes, segments, locations }))
+}
+
+/// The segments that are ours, with their lengths.
+fn read_segments(folder: &Folder, path: &Path, header: &Header) -> Result<BTreeMap<u32, u64>, RestartError> {
+    let mut segments = BTreeMap::new();
+    for entry in folder.disk.list(path)? {
+        let Some(number) = entry.name.strip_prefix("segment-").and_then(|number| number.parse().ok()) else { continue };
+        let file = path.join(&entry.name);
+        match check_segment(&folder.disk, &file, header, number) {
+            Ok(Ok(())) => drop(segments.insert(number, entry.bytes)),
+            Ok(Err(source @ FormError::Version { .. })) => {
+                return Err(RestartError::Form { path: file.display().to_string(), source });
+            }
+            Ok(Err(error)) => tracing::warn!(event = "segment_lost", path = %file.display(), %error),
+            Err(error) => tracing::warn!(event = "segment_lost", path = %file.display(), %error),
+        }
+    }
+    Ok(segments)
+}
+
+fn check_segment(disk: &Disk, path: &Path, header: &Header, number: u32) -> io::Result<Result<(), FormError>> {
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES as usize];
+    disk.open(path, OpenHow::Read)?.read_at(&mut bytes, 0)?;
+    Ok(record::check_segment_header(&bytes, header.application.instance, header.shuffle, number))
+}
+
+fn restore_shuffle(
+    store: &Store,
+    folders: &[Arc<Folder>],
+    all: Vec<Found>,
+    restarted: &mut Restarted,
+) -> Result<(), RestartError> {
+    let (candidates, mut lost) = sort_out(folders, &all);
+    let Some(first) = all.first() else { return Ok(()) };
+    let (application, shuffle) = (Arc::new(first.header.application.clone()), first.header.shuffle);
+    let mut used = BTreeSet::new();
+    let mut kept = 0;
+    for (name, candidate) in candidates {
+        let id = LocationId { shuffle, partition: name.partition, epoch: name.epoch };
+        let is_whole = candidate.whole.restored.extents.iter().all(|extent| {
+            let found = all.iter().find(|found| found.folder == usize::from(extent.place.disk));
+            found.is_some_and(|found| extent_is_whole(&folders[found.folder], found, extent, candidate.is_doubtful))
+        });
+        let folder = candidate.folder;
+        let extents: Vec<u16> = candidate.whole.restored.extents.iter().map(|extent| extent.place.disk).collect();
+        if !is_whole || !restore_one(store, &application, id, candidate)? {
+            lost.insert(name);
+            continue;
+        }
+        kept += 1;
+        used.insert(folder);
+        used.extend(extents.into_iter().map(usize::from));
+    }
+    for name in &lost {
+        if restarted.lost < NAMED_MAX {
+            let id = LocationId { shuffle, partition: name.partition, epoch: name.epoch };
+            tracing::warn!(event = "location_lost", %application, location = %id, "not whole after the restart");
+        }
+        restarted.lost += 1;
+    }
+    restarted.restored += kept;
+    store.metrics.spill.restarted(kept as u64, lost.len() as u64);
+    for found in all {
+        keep_files(&folders[found.folder], &application, found, &used);
+    }
+    Ok(())
+}
+
+/// The last word of the records on each location; a seal counts more than a freeze where two folders speak of one.
+fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> (BTreeMap<Name, Candidate>, BTreeSet<Name>) {
+    let mut candidates: BTreeMap<Name, Candidate> = BTreeMap::new();
+    let mut lost = BTreeSet::new();
+    for found in all {
+        let is_old_boot = found.header.boot != folders[found.folder].boot;
+        for (name, said) in &found.locations {
+            match said {
+                Some(Said::Whole(whole)) => {
+                    let is_sealed = |life| matches!(life, Life::Sealed { .. });
+                    let is_better = candidates.get(name).is_none_or(|known| !is_sealed(known.whole.restored.life));
+                    if is_better {
+                        let is_doubtful = is_old_boot && !whole.synced;
+                        let candidate = Candidate { whole: whole.clone(), folder: found.folder, is_doubtful };
+                        candidates.insert(*name, candidate);
+                    }
+                }
+                Some(Said::Opened) | None => drop(lost.insert(*name)),
+                Some(Said::Dropped) => {}
+            }
+        }
+    }
+    lost.retain(|name| !candidates.contains_key(name));
+    (candidates, lost)
+}
+
+/// Whether an extent is there; one that may have been lost with the power is read to see.
+fn extent_is_whole(folder: &Folder, found: &Found, extent: &Extent, is_doubtful: bool) -> bool {
+    let end = extent.place.position + u64::from(extent.stored) + extent.list_bytes() as u64;
+    let is_long_enough = found.segments.get(&extent.place.segment).is_some_and(|length| end <= *length);
+    let key = (found.header.application.instance, found.header.shuffle);
+    is_long_enough && (!is_doubtful || matches!(check_extent(folder, key, extent), Ok(true)))
+}
+
+fn check_extent(folder: &Folder, key: ShuffleKey, extent: &Extent) -> io::Result<bool> {
+    let file = folder.disk.open(&segment_path(&folder.shuffle_path(key), extent.place.segment), OpenHow::Read)?;
+    let list_at = extent.place.position + u64::from(extent.stored);
+    let batches = checksum(&file, extent.place.position, extent.stored as usize)?;
+    let list = checksum(&file, list_at, extent.list_bytes())?;
+    Ok((batches, list) == (extent.crc, extent.list_crc))
+}
+
+fn checksum(file: &File, mut position: u64, mut left: usize) -> io::Result<u32> {
+    let mut crc = Crc32c::new();
+    let mut buffer = vec![0; left.min(CHECK_BYTES)];
+    while left > 0 {
+        let part = left.min(buffer.len());
+        file.read_at(&mut buffer[..part], position)?;
+        crc.update(&buffer[..part]);
+        position += part as u64;
+        left -= part;
+    }
+    Ok(crc.value())
+}
+
+/// Takes a location in; `false` when its record contradicts itself.
+fn restore_one(
+    store: &Store,
+    application: &Arc<Application>,
+    id: LocationId,
+    candidate: Candidate,
+) -> Result<bool, RestartError> {
+    let Candidate { whole, folder, .. } = candidate;
+    let recorded = match (whole.restored.life, whole.synced) {
+        (Life::Sealed { .. }, true) => Recorded::Synced,
+        (Life::Sealed { .. }, false) => Recorded::Sealed,
+        _ => Recorded::Frozen,
+    };
+    let Ok(log) = Log::restored(whole.restored) else { return Ok(false) };
+    let (limits, durability) = (SplitLimits::NONE, Durability::Written);
+    let terms = Terms { copy: Copy::Lone, replica: None, limits, durability };
+    let made = Made { id, application: Arc::clone(application), terms, log };
+    let no_memory = || RestartError::NoMemory { locations: store.all().len() };
+    let location = store.restore(made).ok_or_else(no_memory)?;
+    let mut state = location.lock();
+    let index = u16::try_from(folder).ok();
+    state.disk = OnDisk { index, recorded, named_on: 1 << folder, ..OnDisk::default() };
+    state.tell();
+    Ok(true)
+}
+
+/// Goes on with a shuffle's files, or removes them where nothing of it is whole.
+fn keep_files(folder: &Folder, application: &Arc<Application>, found: Found, used: &BTreeSet<usize>) {
+    let shuffle: ShuffleId = found.header.shuffle;
+    let key = (application.instance, shuffle);
+    if !used.contains(&found.folder) {
+        remove(&folder.disk, &folder.shuffle_path(key));
+        return;
+    }
+    let files = ShuffleFiles::new(&folder.shuffles_path(), Arc::clone(application), shuffle, found.header.boot);
+    folder.found(files.found(found.records_bytes, found.segments.into_keys()));
+}
+
+fn remove(disk: &Disk, path: &Path) {
+    if let Err(error) = disk.remove_dir_all(path) {
+        tracing::warn!(event = "not_removed", path = %path.display(), %error, "remove what is lost");
+    }
+}

@@ -1,0 +1,232 @@
+//! The files of one shuffle in one data folder: segments that take its extents, and the records that name its locations.
+//!
+//! Owns their names, and writing and reading them; everything here blocks, and runs on the folder's own threads. Does not
+//! own what is written where (`mallorn_worker_core::spill`, `record`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use mallorn_proto::checksum::Crc32c;
+use mallorn_proto::id::{Application, Instance, ShuffleId};
+use mallorn_runtime::disk::{Disk, File, OpenHow};
+use mallorn_worker_core::record::{self, Header};
+use mallorn_worker_core::spill::segment::Segments;
+use parking_lot::Mutex;
+
+use crate::memory::arena::View;
+
+/// Segments kept open in one folder; more are opened again when they are needed.
+const OPEN_MAX: usize = 512;
+
+/// A shuffle of an application.
+pub(crate) type ShuffleKey = (Instance, ShuffleId);
+
+/// Why something was not written down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// The shuffle was released meanwhile.
+    #[error("the shuffle was released")]
+    Released,
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A shuffle's files in one folder.
+pub(crate) struct ShuffleFiles {
+    pub(crate) application: Arc<Application>,
+    pub(crate) shuffle: ShuffleId,
+    path: PathBuf,
+    boot: String,
+    pub(super) segments: Mutex<Segments>,
+    /// Bytes of records that are whole; 0 where there is no file yet.
+    records_bytes: AtomicU64,
+    is_released: AtomicBool,
+}
+
+/// Bytes that are written together, one after the other, into one segment.
+pub(super) struct Region {
+    pub(super) segment: u32,
+    pub(super) position: u64,
+    /// Space to reserve, where the segment is new.
+    pub(super) opens: Option<u64>,
+    pub(super) parts: Vec<Part>,
+}
+
+/// One extent to be written.
+pub(super) struct Part {
+    pub(super) views: Vec<View>,
+    pub(super) list: Vec<u8>,
+    /// Its number in the write.
+    pub(super) number: usize,
+}
+
+/// Checksums of an extent: of its batches, and of their list.
+pub(super) type Sums = (u32, u32);
+
+/// Segments that are open.
+#[derive(Default)]
+pub(crate) struct OpenFiles {
+    files: Mutex<BTreeMap<(ShuffleKey, u32), File>>,
+}
+
+/// Where a shuffle's files are.
+pub(super) fn shuffle_path(shuffles: &Path, (instance, shuffle): ShuffleKey) -> PathBuf {
+    shuffles.join(format!("{:016x}-{}", instance.0, shuffle.0))
+}
+
+/// Where its records are.
+pub(crate) fn records_path(shuffle: &Path) -> PathBuf {
+    shuffle.join("records")
+}
+
+/// Where a segment is.
+pub(crate) fn segment_path(shuffle: &Path, segment: u32) -> PathBuf {
+    shuffle.join(format!("segment-{segment:06}"))
+}
+
+impl ShuffleFiles {
+    pub(crate) fn new(shuffles: &Path, application: Arc<Application>, shuffle: ShuffleId, boot: String) -> Self {
+        let path = shuffle_path(shuffles, (application.instance, shuffle));
+        let (segments, records_bytes) = (Mutex::new(Segments::default()), AtomicU64::new(0));
+        Self { application, shuffle, path, boot, segments, records_bytes, is_released: AtomicBool::new(false) }
+    }
+
+    /// As a restarted worker has found them: so many bytes of records, and these segments.
+    pub(crate) fn found(self, records_bytes: u64, segments: impl Iterator<Item = u32>) -> Self {
+        let (segments, records_bytes) = (Mutex::new(Segments::after(segments)), AtomicU64::new(records_bytes));
+        Self { segments, records_bytes, ..self }
+    }
+
+    pub(crate) fn key(&self) -> ShuffleKey {
+        (self.application.instance, self.shuffle)
+    }
+
+    /// Writes a region; puts the checksums of its extents where their numbers say.
+    pub(super) fn write(&self, disk: &Disk, open: &OpenFiles, region: &Region, sums: &mut [Sums]) -> io::Result<()> {
+        let file = match region.opens {
+            Some(capacity) => {
+                let file = self.create_segment(disk, region.segment, capacity)?;
+                open.keep((self.key(), region.segment), &file);
+                file
+            }
+            None => self.open_segment(disk, open, region.segment)?,
+        };
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        let mut bytes = 0;
+        for part in &region.parts {
+            let mut crc = Crc32c::new();
+            for view in &part.views {
+                crc.update(view.as_ref());
+                pieces.push(view.as_ref());
+                bytes += view.length() as u64;
+            }
+            let mut list_crc = Crc32c::new();
+            list_crc.update(&part.list);
+            pieces.push(&part.list);
+            bytes += part.list.len() as u64;
+            sums[part.number] = (crc.value(), list_crc.value());
+        }
+        file.write_at(&pieces, region.position)?;
+        file.start_writeback(region.position, bytes);
+        Ok(())
+    }
+
+    fn create_segment(&self, disk: &Disk, segment: u32, capacity: u64) -> io::Result<File> {
+        self.ensure_folder(disk)?;
+        let file = disk.open(&segment_path(&self.path, segment), OpenHow::Write).map_err(io::Error::from)?;
+        file.truncate(0)?;
+        file.reserve(0, capacity)?;
+        file.write_at(&[&record::segment_header(self.application.instance, self.shuffle, segment)], 0)?;
+        Ok(file)
+    }
+
+    fn ensure_folder(&self, disk: &Disk) -> io::Result<()> {
+        if self.is_released.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the shuffle was released"));
+        }
+        disk.make_dir(&self.path).map_err(io::Error::from)
+    }
+
+    /// A segment, to be read or written on.
+    pub(crate) fn open_segment(&self, disk: &Disk, open: &OpenFiles, segment: u32) -> io::Result<File> {
+        let key = (self.key(), segment);
+        if let Some(file) = open.files.lock().get(&key) {
+            return Ok(file.clone());
+        }
+        let how = if self.is_released.load(Ordering::Acquire) { OpenHow::Read } else { OpenHow::Write };
+        let path = segment_path(&self.path, segment);
+        let length = disk.open(&path, OpenHow::Read).map_err(io::Error::from)?.length()?;
+        if length == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is empty"));
+        }
+        let file = disk.open(&path, how).map_err(io::Error::from)?;
+        open.keep(key, &file);
+        Ok(file)
+    }
+
+    /// Appends records, behind a header where they are the first; with `sync` they are safe from a loss of power then.
+    pub(super) fn record(&self, disk: &Disk, records: &[u8], sync: bool) -> Result<(), RecordError> {
+        if self.is_released.load(Ordering::Acquire) {
+            return Err(RecordError::Released);
+        }
+        let before = self.records_bytes.load(Ordering::Acquire);
+        let mut head = Vec::new();
+        if before == 0 {
+            self.ensure_folder(disk)?;
+            let (application, boot) = (Application::clone(&self.application), self.boot.clone());
+            record::put_header(&mut head, &Header { application, shuffle: self.shuffle, boot });
+        }
+        let file = disk.open(&records_path(&self.path), OpenHow::Write).map_err(io::Error::from)?;
+        file.write_at(&[&head, records], before)?;
+        if sync {
+            file.sync_data()?;
+            disk.sync_dir(&self.path).map_err(io::Error::from)?;
+        }
+        // What a failure left behind this is written over.
+        self.records_bytes.store(before + (head.len() + records.len()) as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes segments safe from a loss of power.
+    pub(super) fn sync(&self, disk: &Disk, open: &OpenFiles, segments: &[u32]) -> io::Result<()> {
+        for segment in segments {
+            self.open_segment(disk, open, *segment)?.sync_data()?;
+        }
+        disk.sync_dir(&self.path).map_err(io::Error::from)
+    }
+
+    /// Whether it was released.
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Acquire)
+    }
+
+    /// Nothing is written any more.
+    pub(super) fn release(&self) {
+        self.is_released.store(true, Ordering::Release);
+    }
+
+    /// Removes them all.
+    pub(super) fn remove(&self, disk: &Disk, open: &OpenFiles) -> io::Result<()> {
+        open.forget(self.key());
+        disk.remove_dir_all(&self.path).map_err(|error| error.source)
+    }
+}
+
+impl OpenFiles {
+    fn keep(&self, key: (ShuffleKey, u32), file: &File) {
+        let mut files = self.files.lock();
+        files.insert(key, file.clone());
+        if files.len() > OPEN_MAX {
+            // The oldest shuffle's go first: they are read least.
+            files.pop_first();
+        }
+    }
+
+    fn forget(&self, key: ShuffleKey) {
+        self.files.lock().retain(|(of, _), _| *of != key);
+    }
+}

@@ -1,0 +1,264 @@
+//! One data folder: its health, what waits to be written there, its threads.
+//!
+//! Owns the folder's lock, so that no two workers share one, and everything that is done on its threads. Does not own what
+//! is written (`writer`) nor the judgement of its health (`mallorn_worker_core::spill::disk`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mallorn_proto::id::{Application, ShuffleId};
+use mallorn_runtime::disk::{Disk, File, FileError, FileLock, Lane, LaneError, LockError, Trouble, trouble};
+use mallorn_worker_core::spill::disk::{DiskState, Health};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Waiting;
+use super::files::{OpenFiles, ShuffleFiles, ShuffleKey, shuffle_path};
+use crate::memory::location::Location;
+
+/// The subfolder that holds the shuffles.
+pub(crate) const SHUFFLES: &str = "shuffles";
+/// The file that stands for the folder's lock.
+const LOCK: &str = "worker.lock";
+/// Threads that read.
+const READ_THREADS: usize = 4;
+/// Jobs that wait for a reading thread.
+const READS_WAITING: usize = 64;
+/// Jobs that wait for the writing thread: one that hangs must not be followed by many.
+const WRITES_WAITING: usize = 2;
+
+/// Why a data folder is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another worker has it.
+    #[error("{folder} is in use by another worker: name another folder in `worker.data_folders`", folder = folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Something in it can't be used.
+    #[error("a folder of `worker.data_folders`: {0}")]
+    File(#[from] FileError),
+    /// The system gives no threads.
+    #[error("start the threads of a data folder: {0}")]
+    Threads(#[source] io::Error),
+}
+
+/// A data folder.
+pub(crate) struct Folder {
+    pub(crate) index: u16,
+    /// Kept in the folder: its name in records.
+    pub(crate) id: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) disk: Disk,
+    pub(crate) boot: String,
+    pub(super) writing: Lane,
+    reading: Lane,
+    state: Mutex<DiskState>,
+    shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
+    pub(crate) open: OpenFiles,
+    queue: Mutex<Queue>,
+    pub(super) work: Notify,
+    /// Writes that were given up and have not come back.
+    pub(super) stuck: Arc<AtomicUsize>,
+    _lock: FileLock,
+}
+
+/// What waits to be written.
+#[derive(Default)]
+struct Queue {
+    /// Commits and pressure.
+    urgent: VecDeque<Waiting>,
+    /// Whole extents, written behind the pushes.
+    behind: VecDeque<Waiting>,
+    bytes: u64,
+}
+
+impl Folder {
+    /// Takes a folder that exists and belongs to this worker. Blocks.
+    pub(crate) fn open(index: u16, id: u64, path: &Path, disk: &Disk) -> Result<Self, FolderError> {
+        let lock = disk.lock(&path.join(LOCK)).map_err(|error| match error {
+            LockError::Held { .. } => FolderError::InUse { folder: path.to_owned() },
+            LockError::Failed(error) => FolderError::File(error),
+        })?;
+        disk.make_dir(&path.join(SHUFFLES))?;
+        let space = disk.space(path)?;
+        let lane = |name: &str, threads, waiting| {
+            Lane::new(disk, path.to_owned(), name, threads, waiting).map_err(FolderError::Threads)
+        };
+        Ok(Self {
+            index,
+            id,
+            path: path.to_owned(),
+            disk: disk.clone(),
+            boot: disk.boot_id(),
+            writing: lane(&format!("write-{index}"), 1, WRITES_WAITING)?,
+            reading: lane(&format!("read-{index}"), READ_THREADS, READS_WAITING)?,
+            state: Mutex::new(DiskState::new(space.capacity_bytes, space.free_bytes)),
+            shuffles: Mutex::new(BTreeMap::new()),
+            open: OpenFiles::default(),
+            queue: Mutex::new(Queue::default()),
+            work: Notify::new(),
+            stuck: Arc::new(AtomicUsize::new(0)),
+            _lock: lock,
+        })
+    }
+
+    /// Where the shuffles are.
+    pub(crate) fn shuffles_path(&self) -> PathBuf {
+        self.path.join(SHUFFLES)
+    }
+
+    /// Where a shuffle's files are.
+    pub(crate) fn shuffle_path(&self, shuffle: ShuffleKey) -> PathBuf {
+        shuffle_path(&self.shuffles_path(), shuffle)
+    }
+
+    /// What is known of the disk.
+    pub(crate) fn state(&self) -> DiskState {
+        let mut state = self.state.lock().clone();
+        if self.stuck.load(Ordering::Acquire) > 0 {
+            state.hang();
+        }
+        state
+    }
+
+    /// Whether it takes new data.
+    pub(crate) fn takes(&self, now: Duration) -> bool {
+        self.state().takes(now)
+    }
+
+    /// Judges the disk, and says so where its health has changed.
+    pub(super) fn judge(&self, now: Duration, judge: impl FnOnce(&mut DiskState)) {
+        let mut state = self.state.lock();
+        let before = state.health(now);
+        judge(&mut state);
+        let after = state.health(now);
+        drop(state);
+        let folder = self.path.display();
+        if before != after && after == Health::Healthy {
+            tracing::info!(event = "disk_healthy", %folder, was = before.name(), "a disk takes data again");
+        } else if before != after {
+            tracing::warn!(event = "disk_left", %folder, health = after.name(), "a disk takes no new data");
+        }
+    }
+
+    /// Judges it by an error of an operation on its files.
+    pub(crate) fn erred(&self, now: Duration, error: &io::Error) {
+        let folder = self.path.display();
+        match trouble(error) {
+            Trouble::Full => self.judge(now, DiskState::full),
+            Trouble::Failing => {
+                tracing::warn!(event = "disk_error", %folder, %error);
+                self.judge(now, DiskState::failed);
+            }
+            Trouble::Process => tracing::warn!(event = "disk_error", %folder, %error, "out of descriptors or memory"),
+        }
+    }
+
+    /// Asks the disk for its space.
+    pub(super) async fn look(&self, now: Duration) {
+        let (disk, path) = (self.disk.clone(), self.path.clone());
+        match self.read(move || disk.space(&path)).await {
+            Ok(Ok(space)) => self.judge(now, |state| state.space(space.capacity_bytes, space.free_bytes)),
+            Ok(Err(error)) => self.erred(now, &error.source),
+            Err(_) => {}
+        }
+    }
+
+    /// The files of a shuffle; made known where they were not.
+    pub(crate) fn files(&self, application: &Arc<Application>, shuffle: ShuffleId) -> Arc<ShuffleFiles> {
+        let mut shuffles = self.shuffles.lock();
+        let make = || {
+            let (application, boot) = (Arc::clone(application), self.boot.clone());
+            Arc::new(ShuffleFiles::new(&self.shuffles_path(), application, shuffle, boot))
+        };
+        Arc::clone(shuffles.entry((application.instance, shuffle)).or_insert_with(make))
+    }
+
+    /// Files that a restarted worker has found.
+    pub(crate) fn found(&self, files: ShuffleFiles) {
+        self.shuffles.lock().insert(files.key(), Arc::new(files));
+    }
+
+    /// The files of a shuffle, if it has any here.
+    pub(crate) fn known(&self, key: ShuffleKey) -> Option<Arc<ShuffleFiles>> {
+        self.shuffles.lock().get(&key).cloned()
+    }
+
+    /// A segment of a location's shuffle. Blocks.
+    pub(crate) fn segment(&self, location: &Location, segment: u32) -> io::Result<File> {
+        let files = self.known(location.shuffle());
+        let files = files.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the shuffle was released"))?;
+        files.open_segment(&self.disk, &self.open, segment)
+    }
+
+    /// Takes the files of a shuffle that is released, and has them removed once what is being written is written.
+    pub(crate) fn release(self: &Arc<Self>, key: ShuffleKey) {
+        let Some(files) = self.shuffles.lock().remove(&key) else { return };
+        files.release();
+        let folder = Arc::clone(self);
+        mallorn_runtime::task::spawn(async move {
+            let at = Arc::clone(&folder);
+            let removed = folder.writing.run(move || files.remove(&at.disk, &at.open)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(folder = %folder.path.display(), %error, "remove a released shuffle");
+            }
+        });
+    }
+
+    /// Runs what reads on the folder's threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LaneError> {
+        self.reading.run(job).await
+    }
+
+    pub(super) fn queue(&self, waiting: Waiting) {
+        self.state.lock().queued(waiting.bytes);
+        let mut queue = self.queue.lock();
+        queue.bytes += waiting.bytes;
+        if waiting.whole {
+            queue.urgent.push_back(waiting)
+        } else {
+            queue.behind.push_back(waiting)
+        }
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Bytes that wait, or are being written.
+    pub(super) fn queued_bytes(&self) -> u64 {
+        self.queue.lock().bytes
+    }
+
+    /// The next to be written.
+    pub(super) fn next(&self) -> Option<Waiting> {
+        let mut queue = self.queue.lock();
+        queue.urgent.pop_front().or_else(|| queue.behind.pop_front())
+    }
+
+    /// Puts one back that was not written whole, before all others of its kind.
+    pub(super) fn put_back(&self, waiting: Waiting) {
+        let mut queue = self.queue.lock();
+        if waiting.whole {
+            queue.urgent.push_front(waiting)
+        } else {
+            queue.behind.push_front(waiting)
+        }
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Bytes that it counted do not wait any more.
+    pub(super) fn left(&self, bytes: u64) {
+        self.state.lock().left(bytes);
+        let mut queue = self.queue.lock();
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+    }
+}

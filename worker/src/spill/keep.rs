@@ -1,0 +1,188 @@
+//! Commit's part of the spill: bytes on disk, then the record that names them.
+//!
+//! A record is written after its extents; with `synced` the extents are synced before it, and it is synced itself. A frozen
+//! location's record says what was acked; the record of its seal, in the same file, counts from then on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mallorn_proto::durability::Durability;
+use mallorn_worker_core::push::Life;
+use mallorn_worker_core::record::{self, Name, Said, Whole};
+
+use super::files::{RecordError, ShuffleFiles, ShuffleKey};
+use super::{Folder, Spill};
+use crate::memory::location::{Location, Recorded};
+
+/// Records of one shuffle that are written together.
+struct Records {
+    files: Arc<ShuffleFiles>,
+    bytes: Vec<u8>,
+    /// The locations, by the caller's index, and what they have reached then.
+    of: Vec<(usize, Recorded)>,
+}
+
+impl Spill {
+    /// Writes locations that are frozen or sealed, and their records; tells of each whether it has `durability` now.
+    pub(crate) async fn keep(&self, locations: &[Arc<Location>], durability: Durability) -> Vec<bool> {
+        let missing: Vec<_> = locations.iter().map(|location| wanted(location, durability).is_some()).collect();
+        let wanted: Vec<_> = locations
+            .iter()
+            .zip(&missing)
+            .filter(|(_, missing)| **missing)
+            .map(|(location, _)| Arc::clone(location))
+            .collect();
+        if wanted.is_empty() {
+            return missing.into_iter().map(|missing| !missing).collect();
+        }
+        let mut kept = self.flush(&wanted).await;
+        if durability == Durability::Synced {
+            self.sync(&wanted, &mut kept).await;
+        }
+        self.record(&wanted, &mut kept, durability).await;
+        let mut kept = kept.into_iter();
+        missing.into_iter().map(|missing| !missing || kept.next().unwrap_or(false)).collect()
+    }
+
+    /// Syncs the segments of locations that are written; one whose sync failed is not kept.
+    async fn sync(&self, locations: &[Arc<Location>], kept: &mut [bool]) {
+        let mut segments: BTreeMap<u16, BTreeMap<ShuffleKey, BTreeSet<u32>>> = BTreeMap::new();
+        for (location, _) in locations.iter().zip(kept.iter()).filter(|(_, kept)| **kept) {
+            for extent in location.lock().log.extents() {
+                let of = segments.entry(extent.place.disk).or_default().entry(location.shuffle()).or_default();
+                of.insert(extent.place.segment);
+            }
+        }
+        let mut failed = BTreeSet::new();
+        for (disk, shuffles) in segments {
+            let Some(folder) = self.folders.get(usize::from(disk)) else { continue };
+            if !self.sync_at(folder, shuffles).await {
+                failed.insert(disk);
+            }
+        }
+        for (location, kept) in locations.iter().zip(kept) {
+            *kept &= !location.lock().log.extents().iter().any(|extent| failed.contains(&extent.place.disk));
+        }
+    }
+
+    /// A sync that failed is never repeated as if it had not: the disk is failed.
+    async fn sync_at(&self, folder: &Arc<Folder>, shuffles: BTreeMap<ShuffleKey, BTreeSet<u32>>) -> bool {
+        let at = Arc::clone(folder);
+        let job = move || {
+            for (key, segments) in &shuffles {
+                let Some(files) = at.known(*key) else { continue };
+                let segments: Vec<u32> = segments.iter().copied().collect();
+                match files.sync(&at.disk, &at.open, &segments) {
+                    Err(_) if files.is_released() => {}
+                    synced => synced?,
+                }
+            }
+            at.disk.sync_dir(&at.shuffles_path()).map_err(std::io::Error::from)
+        };
+        let began = self.clock.now();
+        match self.run_within(folder, job).await {
+            Some(Ok(())) => {
+                self.metrics.spill.synced(self.clock.now().saturating_sub(began));
+                true
+            }
+            Some(Err(error)) => {
+                tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
+                folder.judge(self.clock.now(), mallorn_worker_core::spill::disk::DiskState::failed);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Writes the records of locations whose bytes are on disk.
+    async fn record(&self, locations: &[Arc<Location>], kept: &mut [bool], durability: Durability) {
+        let folder_ids = self.folder_ids();
+        let mut by_folder: BTreeMap<u16, BTreeMap<ShuffleKey, Records>> = BTreeMap::new();
+        for (index, location) in locations.iter().enumerate() {
+            let at = if kept[index] { self.home(location) } else { None };
+            let (Some(folder), Some(reached)) = (at, wanted(location, durability)) else {
+                kept[index] &= wanted(location, durability).is_none();
+                continue;
+            };
+            let Some(whole) = Whole::of(&location.lock().log, durability == Durability::Synced) else {
+                kept[index] = false;
+                continue;
+            };
+            let files = folder.files(&location.application, location.id.shuffle);
+            let records = by_folder.entry(folder.index).or_default().entry(files.key());
+            let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
+            let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+            record::put(&mut records.bytes, name, &Said::Whole(whole), &folder_ids);
+            records.of.push((index, reached));
+        }
+        for (disk, shuffles) in by_folder {
+            let folder = &self.folders[usize::from(disk)];
+            let records: Vec<_> = shuffles.into_values().collect();
+            let (written, of) = self.record_at(folder, records, durability).await;
+            for (index, reached) in of {
+                kept[index] = written;
+                if written {
+                    let mut state = locations[index].lock();
+                    state.disk.recorded = state.disk.recorded.max(reached);
+                    state.disk.named_on |= 1 << disk;
+                }
+            }
+        }
+    }
+
+    async fn record_at(
+        &self,
+        folder: &Arc<Folder>,
+        records: Vec<Records>,
+        durability: Durability,
+    ) -> (bool, Vec<(usize, Recorded)>) {
+        let of = records.iter().flat_map(|records| records.of.iter().copied()).collect();
+        let at = Arc::clone(folder);
+        let sync = durability == Durability::Synced;
+        let job = move || {
+            for records in &records {
+                match records.files.record(&at.disk, &records.bytes, sync) {
+                    Ok(()) | Err(RecordError::Released) => {}
+                    Err(RecordError::Io(error)) => return Err(error),
+                }
+            }
+            if sync { at.disk.sync_dir(&at.shuffles_path()).map_err(std::io::Error::from) } else { Ok(()) }
+        };
+        let written = match self.run_within(folder, job).await {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                folder.erred(self.clock.now(), &error);
+                false
+            }
+            None => false,
+        };
+        (written, of)
+    }
+
+    /// The folder that keeps a location's record: where its bytes go, or, where that takes nothing or there were none, one
+    /// that does.
+    fn home(&self, location: &Location) -> Option<&Arc<Folder>> {
+        let mut state = location.lock();
+        let now = self.clock.now();
+        let at = state
+            .disk
+            .index
+            .map(usize::from)
+            .filter(|index| self.folders[*index].takes(now))
+            .or_else(|| self.pick())?;
+        state.disk.index = u16::try_from(at).ok();
+        self.folders.get(at)
+    }
+}
+
+/// What a location's record has to reach, if it has not.
+fn wanted(location: &Location, durability: Durability) -> Option<Recorded> {
+    let state = location.lock();
+    let reached = match (state.log.life(), durability) {
+        (Life::Open | Life::Gone, _) | (_, Durability::Memory) => return None,
+        (Life::Frozen { .. }, _) => Recorded::Frozen,
+        (Life::Sealed { .. }, Durability::Written) => Recorded::Sealed,
+        (Life::Sealed { .. }, Durability::Synced) => Recorded::Synced,
+    };
+    (state.disk.recorded < reached).then_some(reached)
+}

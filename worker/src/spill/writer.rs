@@ -1,0 +1,240 @@
+//! The writer of one folder: gathers extents that wait, writes them as sequential runs, and tells their locations.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mallorn_proto::durability::Durability;
+use mallorn_runtime::clock;
+use mallorn_runtime::task::Shutdown;
+use mallorn_worker_core::push::Life;
+use mallorn_worker_core::record::{self, Name, Said};
+use mallorn_worker_core::spill::extent::{Cut, Extent, ExtentPlace};
+use mallorn_worker_core::spill::segment::Allocation;
+
+use super::files::{Part, RecordError, Region, ShuffleFiles, ShuffleKey, Sums};
+use super::{Folder, LOOK_EVERY, Spill, Waiting};
+use crate::memory::arena::View;
+
+/// Locations that one write takes at most.
+const LOCATIONS_MAX: usize = 4096;
+
+/// How long a writer pauses after a failed write.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a location gives to one write.
+struct Taken {
+    waiting: Waiting,
+    /// What is written of it, where, and the number of it in the write.
+    cuts: Vec<(Cut, ExtentPlace, usize)>,
+}
+
+/// What is written of one shuffle.
+struct OfShuffle {
+    files: Arc<ShuffleFiles>,
+    regions: Vec<Region>,
+    /// Records that name locations which are new here.
+    opened: Vec<u8>,
+}
+
+/// One write, while it is gathered.
+#[derive(Default)]
+struct Gathered {
+    taken: Vec<Taken>,
+    work: BTreeMap<ShuffleKey, OfShuffle>,
+    extents: usize,
+    bytes: u64,
+}
+
+impl Spill {
+    /// Writes what waits at a folder until the shutdown is triggered.
+    pub(crate) async fn write(self: Arc<Self>, folder: Arc<Folder>, shutdown: Shutdown) {
+        loop {
+            let now = self.clock.now();
+            if !folder.takes(now) {
+                self.leave(&folder);
+            }
+            let gathered = self.gather(&folder);
+            if !gathered.taken.is_empty() {
+                self.write_once(&folder, gathered).await;
+                continue;
+            }
+            match shutdown.or(clock::timeout(LOOK_EVERY, folder.work.notified())).await {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(_)) => folder.look(self.clock.now()).await,
+            }
+        }
+    }
+
+    /// What waits at a disk that takes nothing goes to another one.
+    fn leave(&self, folder: &Folder) {
+        let mut waiting = Vec::new();
+        while let Some(one) = folder.next() {
+            folder.left(one.bytes);
+            waiting.push(one);
+        }
+        waiting.into_iter().for_each(|one| self.enqueue(one));
+    }
+
+    /// Takes extents from those that wait, up to what one write may have.
+    fn gather(&self, folder: &Folder) -> Gathered {
+        let mut gathered = Gathered::default();
+        let room = self.write_bytes_max();
+        while gathered.bytes < room && gathered.taken.len() < LOCATIONS_MAX {
+            let Some(waiting) = folder.next() else { break };
+            if let Err(waiting) = gathered.take(folder, waiting, room) {
+                self.finish(folder, waiting);
+            }
+        }
+        gathered
+    }
+
+    async fn write_once(&self, folder: &Arc<Folder>, gathered: Gathered) {
+        let Gathered { taken, work, extents, bytes } = gathered;
+        let began = self.clock.now();
+        let files: Vec<_> = work.values().map(|of| Arc::clone(&of.files)).collect();
+        let at = Arc::clone(folder);
+        // What is written is owned by the job: one that hangs may be left.
+        let job = move || write_all(&at, work.into_values().collect(), extents);
+        let outcome = self.run_within(folder, job).await;
+        let now = self.clock.now();
+        match outcome {
+            Some(Ok(sums)) => {
+                let took = now.saturating_sub(began);
+                folder.judge(now, |state| state.wrote(now, bytes, took));
+                self.metrics.spill.wrote(bytes, took);
+                return self.publish(folder, taken, &sums);
+            }
+            Some(Err(error)) => folder.erred(now, &error),
+            None => {}
+        }
+        self.pressure.set_hope(self.can_take(Durability::Written));
+        self.give_up(folder, taken, &files);
+        clock::sleep(PAUSE).await;
+    }
+
+    /// Tells locations what of them is on disk now.
+    fn publish(&self, folder: &Folder, taken: Vec<Taken>, sums: &[Sums]) {
+        let mut stored_bytes = 0;
+        for Taken { waiting, cuts } in taken {
+            let extent = |(cut, place, number): &(Cut, ExtentPlace, usize)| {
+                let (crc, list_crc) = sums[*number];
+                cut.written_at(*place, crc, list_crc)
+            };
+            let extents: Vec<Extent> = cuts.iter().map(extent).collect();
+            let stored: u64 = extents.iter().map(|extent| u64::from(extent.stored)).sum();
+            stored_bytes += stored;
+            let mut state = waiting.location.lock();
+            state.disk.is_flying = false;
+            let noted = state.log.wrote(&extents);
+            state.tell();
+            if self.demand().forget_bytes > 0 {
+                state.forget_clean();
+            }
+            let goes_on = noted.is_some() && waiting.whole && state.log.unwritten() > 0;
+            state.disk.is_queued = goes_on;
+            drop(state);
+            self.metrics.spill.dead_bytes.inc_by(stored.saturating_sub(noted.unwrap_or(0)));
+            if goes_on { folder.put_back(waiting) } else { self.finish(folder, waiting) }
+        }
+        self.pressure.flushed(stored_bytes);
+        self.press();
+    }
+
+    /// What was not written goes to another disk; its place here is left alone, for it may be written late.
+    fn give_up(&self, folder: &Folder, taken: Vec<Taken>, files: &[Arc<ShuffleFiles>]) {
+        files.iter().for_each(|files| files.segments.lock().abandon());
+        for Taken { waiting, .. } in taken {
+            {
+                let mut state = waiting.location.lock();
+                state.disk.is_flying = false;
+                state.disk.index = None;
+            }
+            folder.left(waiting.bytes);
+            self.enqueue(waiting);
+        }
+    }
+
+    fn finish(&self, folder: &Folder, waiting: Waiting) {
+        folder.left(waiting.bytes);
+        if let Some(latch) = waiting.latch {
+            latch.done();
+        }
+    }
+}
+
+impl Gathered {
+    /// Takes what a location has to write, at most what `room` leaves; gives it back where that is nothing.
+    fn take(&mut self, folder: &Folder, waiting: Waiting, room: u64) -> Result<(), Waiting> {
+        let location = Arc::clone(&waiting.location);
+        let mut state = location.lock();
+        let is_free = state.log.life() != Life::Gone && !state.disk.is_flying;
+        let cuts = if is_free { state.log.cut(room - self.bytes, waiting.whole) } else { Vec::new() };
+        if cuts.is_empty() {
+            state.disk.is_queued = false;
+            return Err(waiting);
+        }
+        (state.disk.is_flying, state.disk.index) = (true, Some(folder.index));
+        let files = folder.files(&location.application, location.id.shuffle);
+        let of = self.work.entry(files.key()).or_insert_with(|| OfShuffle::new(files));
+        if state.disk.named_on & (1 << folder.index) == 0 {
+            state.disk.named_on |= 1 << folder.index;
+            let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+            record::put(&mut of.opened, name, &Said::Opened, &[]);
+        }
+        let mut numbered = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let mut views = Vec::new();
+            state.views(cut.range.clone(), &mut views);
+            let place = of.add(folder.index, &cut, views, self.extents);
+            self.bytes += cut.disk_bytes();
+            numbered.push((cut, place, self.extents));
+            self.extents += 1;
+        }
+        drop(state);
+        self.taken.push(Taken { waiting, cuts: numbered });
+        Ok(())
+    }
+}
+
+impl OfShuffle {
+    fn new(files: Arc<ShuffleFiles>) -> Self {
+        Self { files, regions: Vec::new(), opened: Vec::new() }
+    }
+
+    /// Finds a place for an extent, right behind the last one where it can be.
+    fn add(&mut self, disk: u16, cut: &Cut, views: Vec<View>, number: usize) -> ExtentPlace {
+        let Allocation { segment, position, opens } = self.files.segments.lock().allocate(cut.disk_bytes());
+        let part = Part { views, list: cut.list.clone(), number };
+        match self.regions.last_mut() {
+            Some(region) if region.segment == segment => region.parts.push(part),
+            Some(_) | None => self.regions.push(Region { segment, position, opens, parts: vec![part] }),
+        }
+        ExtentPlace { disk, segment, position }
+    }
+}
+
+/// Writes everything, and returns the checksums of the extents by their numbers. What belongs to a shuffle that was
+/// released meanwhile is nobody's.
+fn write_all(folder: &Folder, work: Vec<OfShuffle>, extents: usize) -> io::Result<Vec<Sums>> {
+    let mut sums = vec![Sums::default(); extents];
+    for of in work {
+        match write_shuffle(folder, &of, &mut sums) {
+            Err(_) if of.files.is_released() => {}
+            written => written?,
+        }
+    }
+    Ok(sums)
+}
+
+fn write_shuffle(folder: &Folder, of: &OfShuffle, sums: &mut [Sums]) -> io::Result<()> {
+    if !of.opened.is_empty() {
+        match of.files.record(&folder.disk, &of.opened, false) {
+            Ok(()) | Err(RecordError::Released) => {}
+            Err(RecordError::Io(error)) => return Err(error),
+        }
+    }
+    of.regions.iter().try_for_each(|region| of.files.write(&folder.disk, &folder.open, region, sums))
+}
