@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
-use mallorn_client::{ClientConfig, LifecycleConfig, LifecycleManager, ReadError, ReadRequest, ShuffleClient};
+use mallorn_client::{
+    ClientConfig, Durability, LifecycleConfig, LifecycleManager, ReadError, ReadRequest, ShuffleClient,
+};
 use mallorn_runtime::random::Random;
 use prometheus::Registry;
 use tokio::process::Command;
@@ -41,7 +43,9 @@ async fn main() -> ExitCode {
 
 /// What an engine's scheduler does: registers, runs the maps, runs the reducers, and after a loss runs both again.
 async fn drive(master: &str, files: &[&str]) -> Result<ExitCode, AnyError> {
-    let config = LifecycleConfig { master: master.to_owned(), ..LifecycleConfig::default() };
+    // So that a worker without a disk will do.
+    let durability = Durability::Memory;
+    let config = LifecycleConfig { master: master.to_owned(), durability, ..LifecycleConfig::default() };
     let driver = LifecycleManager::start("word-count", config, Random::from_system()).await?;
     let mut generation = driver.register(SHUFFLE, PARTITIONS, Some(files.len() as u32)).await?;
     for attempt in 0..GENERATIONS_MAX {

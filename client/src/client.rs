@@ -17,10 +17,10 @@ use mallorn_runtime::task::{self, Shutdown, Spawner};
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, ShuffleOptions};
 use crate::connections::Connections;
 use crate::error::{ConnectError, LifecycleError, ReadError};
-use crate::fetch::Reader;
+use crate::fetch::{Reader, Shunned};
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::metrics::{ClientStats, Metrics};
@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) random: Random,
     pub(crate) tables: Tables,
+    /// Workers that readers try last.
+    pub(crate) shunned: Shunned,
     /// Attempts that may have bytes buffered or in flight, by nonce.
     pub(crate) attempts: Mutex<Map<u64, Weak<AttemptShared>>>,
     /// For what is dropped, perhaps by a thread that is none of the runtime's, and has something left to say.
@@ -150,6 +152,7 @@ impl ShuffleClient {
             metrics,
             random,
             tables: Tables::default(),
+            shunned: Shunned::default(),
             attempts: Mutex::new(Map::default()),
             spawner: Spawner::current(),
             registry: registry.clone(),
@@ -172,8 +175,22 @@ impl ShuffleClient {
         partitions: u32,
         maps: Option<u32>,
     ) -> Result<Generation, LifecycleError> {
-        let instance = self.instance();
-        let request = v1::RegisterShuffleRequest { instance, shuffle, partitions, maps, ..Default::default() };
+        self.register_with(shuffle, partitions, maps, ShuffleOptions::default()).await
+    }
+
+    /// Declares a shuffle that is kept otherwise than the application's others; see
+    /// [`crate::LifecycleManager::register_with`]. It waits as [`Self::register`] does.
+    ///
+    /// # Errors
+    /// As there, and `Unreachable`.
+    pub async fn register_with(
+        &self,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+        options: ShuffleOptions,
+    ) -> Result<Generation, LifecycleError> {
+        let request = options.declare(self.instance(), shuffle, partitions, maps);
         let reply = self.inner.link.call(|mut door| async move { door.register_shuffle(request).await }).await?;
         Ok(Generation(reply.generation))
     }

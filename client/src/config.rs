@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mallorn_proto::batch::Codec;
+use mallorn_proto::{durability, v1};
 use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, choices, settings};
 
 /// The longest time that can be set.
@@ -27,6 +28,54 @@ impl Compression {
             Self::Lz4 => Codec::Lz4,
             Self::Zstd => Codec::Zstd,
         }
+    }
+}
+
+choices! {
+    /// What a shuffle's data survives once its stage has ended, or a read by tokens has committed it. Before that, one
+    /// copy does not survive its worker.
+    pub enum Durability {
+        /// Kept in the workers' memory. Two copies survive one crash; one copy survives none. Small shuffles never touch
+        /// a disk.
+        Memory = "memory",
+        /// Written to disk: survives a crash or a restart of the worker.
+        Written = "written",
+        /// Synced to disk: survives loss of power.
+        Synced = "synced",
+    }
+}
+
+impl From<Durability> for durability::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Memory => Self::Memory,
+            Durability::Written => Self::Written,
+            Durability::Synced => Self::Synced,
+        }
+    }
+}
+
+/// How well one shuffle is kept; what is not set is the application's default
+/// ([`LifecycleConfig::copies`], [`LifecycleConfig::durability`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShuffleOptions {
+    /// Copies of its data: 1, or 2 on different workers.
+    pub copies: Option<u32>,
+    /// What its data survives.
+    pub durability: Option<Durability>,
+}
+
+impl ShuffleOptions {
+    /// The declaration of a shuffle with them.
+    pub(crate) fn declare(
+        self,
+        instance: u64,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+    ) -> v1::RegisterShuffleRequest {
+        let durability = self.durability.map(|level| durability::Durability::from(level).to_wire());
+        v1::RegisterShuffleRequest { instance, shuffle, partitions, maps, copies: self.copies, durability }
     }
 }
 
@@ -97,6 +146,11 @@ settings! {
         pub wait_for_return: Span = Span(Duration::from_secs(30)),
         /// How long the registration of a shuffle waits for workers with room.
         pub place_within: Span = Span(Duration::from_secs(30)),
+        /// Copies of each shuffle's data, unless it is registered otherwise: 1, or 2 on different workers, which survive
+        /// the loss of one.
+        pub copies: u32 = 1,
+        /// What each shuffle's data survives once its stage has ended, unless it is registered otherwise.
+        pub durability: Durability = Durability::Written,
     }
 }
 
@@ -104,6 +158,9 @@ impl Check for LifecycleConfig {
     fn check(&self) -> Result<(), Invalid> {
         if self.attempt_lease.0 < Duration::from_secs(1) {
             return Err(Invalid::new("attempt_lease", "must be at least 1s"));
+        }
+        if !(1..=2).contains(&self.copies) {
+            return Err(Invalid::new("copies", "must be 1 or 2"));
         }
         bounded(&[
             ("attempt_lease", self.attempt_lease),

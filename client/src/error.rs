@@ -128,10 +128,7 @@ pub enum PushError {
         partitions: u32,
     },
     /// No worker had room within `no_space_within`.
-    #[error(
-        "no space: {held_bytes} of {arena_bytes} bytes of all live arenas are held, {refused_bytes} bytes were refused; \
-         add workers or memory, or release shuffles"
-    )]
+    #[error("no space: {refused_bytes} bytes were refused; {missing}")]
     NoSpace {
         /// All live arenas, in bytes.
         arena_bytes: u64,
@@ -139,6 +136,8 @@ pub enum PushError {
         held_bytes: u64,
         /// Bytes of the batches that found no place.
         refused_bytes: u64,
+        /// What is missing (memory, workers or disks) and what to do about it.
+        missing: String,
     },
     /// Another attempt has won the map: stop, this is not a failure of the job.
     #[error("another attempt of the map has won")]
@@ -236,7 +235,10 @@ impl From<LifecycleError> for ReadError {
 impl From<RegisterError> for LifecycleError {
     fn from(error: RegisterError) -> Self {
         let reason = match error {
-            RegisterError::Shape { .. } | RegisterError::Differs { .. } | RegisterError::TooMany => Reason::Invalid,
+            RegisterError::Shape { .. }
+            | RegisterError::Copies { .. }
+            | RegisterError::Differs { .. }
+            | RegisterError::TooMany => Reason::Invalid,
             RegisterError::Released { .. } => Reason::Released,
         };
         Self::refused(reason, error.to_string())

@@ -7,7 +7,7 @@
 //! A whole shuffle, with a master and a worker in the same process:
 //!
 //! ```
-//! use mallorn_client::{ClientConfig, LifecycleConfig, LifecycleManager, ReadRequest, ShuffleClient};
+//! use mallorn_client::{ClientConfig, Durability, LifecycleConfig, LifecycleManager, ReadRequest, ShuffleClient};
 //! use mallorn_runtime::random::Random;
 //! use prometheus::Registry;
 //! # use mallorn_runtime::{disk::Disk, task::Shutdown};
@@ -32,7 +32,9 @@
 //! # };
 //! # let _worker = mallorn_worker::start(config, surroundings).await?;
 //! // The driver: one shuffle of 4 partitions and 2 map tasks.
-//! let config = LifecycleConfig { master: master.control_address().to_string(), ..Default::default() };
+//! let master = master.control_address().to_string();
+//! // This one worker has no disk: its data is kept in memory.
+//! let config = LifecycleConfig { master, durability: Durability::Memory, ..Default::default() };
 //! let driver = LifecycleManager::start("my-application", config, Random::from_system()).await?;
 //! driver.register(0, 4, Some(2)).await?;
 //!
@@ -78,7 +80,7 @@ mod renew;
 pub mod config;
 
 pub use client::{ReadRequest, ShuffleClient, Source};
-pub use config::{ClientConfig, Compression, LifecycleConfig};
+pub use config::{ClientConfig, Compression, Durability, LifecycleConfig, ShuffleOptions};
 pub use error::{ConnectError, LifecycleError, PushError, ReadError, StartError};
 pub use fetch::{Batch, Reader};
 pub use lifecycle::{LifecycleManager, StageEnd};

@@ -10,7 +10,7 @@ use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
 use prometheus::Registry;
 
-use crate::{ClientConfig, LifecycleConfig, LifecycleManager, ReadRequest, ShuffleClient};
+use crate::{ClientConfig, Durability, LifecycleConfig, LifecycleManager, ReadRequest, ShuffleClient};
 
 struct Cluster {
     driver: LifecycleManager,
@@ -41,7 +41,8 @@ impl Cluster {
             registry: Registry::new(),
         };
         let worker = mallorn_worker::start(config, surroundings).await.unwrap();
-        let config = LifecycleConfig { master: master.control_address().to_string(), ..Default::default() };
+        let (master_address, durability) = (master.control_address().to_string(), Durability::Memory);
+        let config = LifecycleConfig { master: master_address, durability, ..Default::default() };
         let driver = LifecycleManager::start("inside", config, random.clone()).await.unwrap();
         let config = ClientConfig { memory: ByteSize::mib(8), ..ClientConfig::default() };
         let client = ShuffleClient::connect(driver.address(), config, random, &Registry::new()).await.unwrap();

@@ -3,7 +3,7 @@
 //! Owns their names, labels and units. Does not own the registry, which is passed in, nor the numbers.
 
 use mallorn_master_core::{Census, Expired};
-use prometheus::{Counter, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// The master's metrics, registered once.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     heartbeats: IntCounterVec,
     expired: IntCounterVec,
     tick_late_seconds: Counter,
+    handed_over: IntGauge,
     requests: IntCounterVec,
 }
 
@@ -43,7 +44,13 @@ impl Metrics {
             "Time by which ticks were late, and all leases extended. Rising fast: the master is starved of CPU.",
         )?;
         registry.register(Box::new(tick_late_seconds.clone()))?;
+        let handed_over = IntGauge::new(
+            "mallorn_master_handed_over_locations",
+            "Locations that workers have said they took over from others that leave.",
+        )?;
+        registry.register(Box::new(handed_over.clone()))?;
         Ok(Self {
+            handed_over,
             workers: gauges("mallorn_master_workers", "Workers by state (live, draining, lost).", &["state"])?,
             applications: gauges(
                 "mallorn_master_applications",
@@ -119,5 +126,6 @@ impl Metrics {
         set(&self.memory_bytes, "arena", census.memory.arena_bytes);
         set(&self.memory_bytes, "held", census.memory.held_bytes);
         set(&self.memory_bytes, "push_free", census.memory.push_free_bytes);
+        self.handed_over.set(i64::try_from(census.handed_over).unwrap_or(i64::MAX));
     }
 }

@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 
 use mallorn_master_core::{
     Address, ApplicationError, Disk, DiskHealth, Held, Memory, PlaceRequest, RegisterWorkerError, Registration, Report,
+    TakenOver,
 };
-use mallorn_proto::id::{Application, Incarnation, Instance, WorkerId};
+use mallorn_proto::id::{Application, Incarnation, Instance, LocationId, WorkerId};
 use mallorn_proto::limits::{
-    ADDRESS_BYTES_MAX, APPLICATION_BYTES_MAX, CLUSTER_BYTES_MAX, PAGE_LOCATIONS_MAX, WORKER_NAME_BYTES_MAX, WORKERS_MAX,
+    ADDRESS_BYTES_MAX, APPLICATION_BYTES_MAX, CLUSTER_BYTES_MAX, PAGE_LOCATIONS_MAX, RACK_BYTES_MAX,
+    WORKER_NAME_BYTES_MAX, WORKERS_MAX,
 };
 use mallorn_proto::range_set::{RangeSet, RangesError};
 use mallorn_proto::status::{Status, to_grpc};
@@ -37,6 +39,8 @@ pub(crate) enum RequestError {
     Address { what: &'static str, text: String },
     #[error("{count} {what} in one request, at most {limit} are taken")]
     TooMany { what: &'static str, count: usize, limit: usize },
+    #[error("copies must be 1 or 2, not {0}")]
+    Copies(u32),
     #[error("this worker takes bodies of up to {theirs} bytes, the cluster {ours}: give both the same body limit")]
     BodyLimit { ours: u32, theirs: u32 },
     #[error("the shuffles named: {0}")]
@@ -61,6 +65,7 @@ impl RequestError {
             | Self::Characters { .. }
             | Self::Address { .. }
             | Self::TooMany { .. }
+            | Self::Copies(_)
             | Self::BodyLimit { .. }
             | Self::Ranges(_) => Status::Malformed,
             Self::TooLarge { .. } => Status::TooLarge,
@@ -125,7 +130,11 @@ pub(crate) fn registration(request: v1::RegisterWorkerRequest, body_limit: u32) 
     check_word("the worker's name", &address.name, WORKER_NAME_BYTES_MAX)?;
     check_address("the control address", &address.control)?;
     check_address("the data address", &address.data)?;
-    let address = Address { name: address.name, control: address.control, data: address.data };
+    if !address.rack.is_empty() {
+        check_word("the worker's rack", &address.rack, RACK_BYTES_MAX)?;
+    }
+    let v1::WorkerAddress { name, control, data, rack, .. } = address;
+    let address = Address { name, control, data, rack };
     Ok(Registration { worker, incarnation, address, report })
 }
 
@@ -162,6 +171,21 @@ pub(crate) fn held(held: Vec<v1::HeldApplication>) -> Result<Vec<Held>, RequestE
     held.into_iter().map(one).collect()
 }
 
+/// What was handed over to a worker.
+pub(crate) fn taken_over(taken: Vec<v1::TakenOver>) -> Result<Vec<TakenOver>, RequestError> {
+    check_count("locations taken over", taken.iter().map(|taken| taken.locations.len()).sum(), PAGE_LOCATIONS_MAX)?;
+    let one = |taken: v1::TakenOver| {
+        let locations = taken.locations.into_iter().map(LocationId::from).collect();
+        Ok(TakenOver { application: application(taken.application)?, from: worker_id(taken.from)?, locations })
+    };
+    taken.into_iter().map(one).collect()
+}
+
+pub(crate) fn moved(locations: Vec<v1::LocationId>) -> Result<Vec<LocationId>, RequestError> {
+    check_count("locations", locations.len(), PAGE_LOCATIONS_MAX)?;
+    Ok(locations.into_iter().map(LocationId::from).collect())
+}
+
 pub(crate) fn released(released: Vec<v1::Range>) -> Result<RangeSet, RequestError> {
     Ok(RangeSet::from_wire(released, PAGE_LOCATIONS_MAX)?)
 }
@@ -174,8 +198,13 @@ pub(crate) fn place(request: v1::PlaceRequest) -> Result<PlaceRequest, RequestEr
     }
     check_count("locations", locations as usize, PAGE_LOCATIONS_MAX)?;
     check_count("excluded workers", request.exclude.len(), WORKERS_MAX)?;
+    let two_copies = match request.copies {
+        0 | 1 => false,
+        2 => true,
+        more => return Err(RequestError::Copies(more)),
+    };
     let exclude: BTreeSet<WorkerId> = request.exclude.into_iter().map(WorkerId::from).collect();
-    Ok(PlaceRequest { application, locations, exclude })
+    Ok(PlaceRequest { application, locations, two_copies, on_disk: request.on_disk, exclude })
 }
 
 pub(crate) fn resolve(workers: Vec<v1::WorkerId>) -> Result<Vec<WorkerId>, RequestError> {
@@ -260,6 +289,8 @@ mod tests {
         assert_eq!(name.to_string(), "the worker's name holds white space or control characters");
         let long = with_address(|address| address.name = "x".repeat(260));
         assert_eq!(long, RequestError::Length { what: "the worker's name", bytes: 260, limit: 259 });
+        let rack = with_address(|address| address.rack = "a b".to_owned());
+        assert_eq!(rack.to_string(), "the worker's rack holds white space or control characters");
         for text in ["host", ":1", "host:0", "host:65536", "host:x"] {
             let bad = with_address(|address| address.data = text.to_owned());
             assert_eq!(bad, RequestError::Address { what: "the data address", text: text.to_owned() });
@@ -290,6 +321,20 @@ mod tests {
         };
         assert!(place(request(16_384, 4096)).is_ok());
         assert_eq!(place(request(0, 0)).unwrap_err(), RequestError::Missing("locations"));
+        for (copies, two) in [(0, Some(false)), (1, Some(false)), (2, Some(true)), (3, None)] {
+            let asked = place(v1::PlaceRequest { copies, ..request(1, 0) });
+            assert_eq!(asked.ok().map(|request| request.two_copies), two);
+        }
+        let taken = |count| v1::TakenOver {
+            application: Some(v1::Application { name: "a".to_owned(), instance: 1 }),
+            from: Some(WorkerId(1).into()),
+            locations: vec![v1::LocationId::default(); count],
+        };
+        assert!(taken_over(vec![taken(16_000), taken(384)]).is_ok());
+        assert!(matches!(taken_over(vec![taken(16_000), taken(385)]), Err(RequestError::TooMany { .. })));
+        let nobody = v1::TakenOver { from: None, ..taken(1) };
+        assert_eq!(taken_over(vec![nobody]), Err(RequestError::Missing("worker id")));
+        assert!(matches!(moved(vec![v1::LocationId::default(); 16_385]), Err(RequestError::TooMany { .. })));
         for (locations, excluded) in [(16_385, 0), (1, 4097)] {
             assert!(matches!(place(request(locations, excluded)), Err(RequestError::TooMany { .. })));
         }

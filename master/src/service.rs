@@ -3,6 +3,7 @@
 //! Owns the lock around the core, the log of what happened to whom, and the way back from the core's types to the wire.
 //! Does not own any decision (`mallorn-master-core`), nor what a caller may send (`request`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use mallorn_master_core::{
 };
 use mallorn_proto::id::{Incarnation, Instance, WorkerId};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
-use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_server::{Master as MasterService, MasterServer};
 use mallorn_runtime::clock::{self, Clock, millis};
@@ -127,9 +127,9 @@ impl State {
             Registered::Repeated => None,
         };
         if let Some(event) = event {
-            let Address { name, control, data } = address;
+            let Address { name, control, data, rack } = address;
             let incarnation = format!("{:016x}", incarnation.0);
-            info!(event, %worker, name, incarnation, control, data, draining, "worker registered");
+            info!(event, %worker, name, incarnation, control, data, rack, draining, "worker registered");
         }
         Ok(v1::RegisterWorkerReply {
             lease_ms: millis(self.config.master.worker_lease.duration()),
@@ -144,12 +144,16 @@ impl State {
         let incarnation = request::incarnation(request.incarnation)?;
         let report = request::report(request.memory, request.disks, request.draining)?;
         let held = request::held(request.held)?;
-        let answer = self.master.lock().heartbeat(now, Heartbeat { worker, incarnation, report, held });
-        let HeartbeatAnswer::Renewed { moved, orders } = answer else {
+        let taken_over = request::taken_over(request.taken_over)?;
+        let answer = self.master.lock().heartbeat(now, Heartbeat { worker, incarnation, report, held, taken_over });
+        let HeartbeatAnswer::Renewed { moved, orders, not_kept } = answer else {
             self.metrics.heartbeat(false);
             return Ok(v1::HeartbeatReply { register_again: true, ..v1::HeartbeatReply::default() });
         };
         self.metrics.heartbeat(true);
+        if not_kept > 0 {
+            warn!(event = "handover_not_kept", %worker, not_kept, "more was handed over than a master remembers");
+        }
         match moved {
             Some(WorkerState::Draining) => info!(event = "worker_draining", %worker, "worker takes no new locations"),
             Some(WorkerState::Live) => info!(event = "worker_live", %worker, "worker takes new locations again"),
@@ -222,14 +226,17 @@ impl State {
         let request = request::place(request)?;
         let reply = {
             let mut master = self.master.lock();
-            let Placement { workers, picks, memory } = master.place(now, &request)?;
+            let placed = master.place(now, &request)?;
+            let Placement { workers, picks, replicas, candidates, without_disk, memory } = placed;
             let picked = workers.iter().filter_map(|id| master.worker(*id).map(|worker| address_of(*id, worker)));
             v1::PlaceReply {
                 workers: picked.collect(),
                 picks,
+                replicas,
+                candidates,
+                without_disk,
                 arena_bytes: memory.arena_bytes,
                 held_bytes: memory.held_bytes,
-                ..Default::default()
             }
         };
         self.metrics.placement(reply.picks.len());
@@ -243,6 +250,24 @@ impl State {
         let master = self.master.lock();
         let resolved = ids.into_iter().map(|id| resolved(&master, now, id, master.worker(id)));
         Ok(v1::ResolveWorkersReply { workers: resolved.collect() })
+    }
+
+    fn resolve_moved(&self, request: v1::ResolveMovedRequest) -> Result<v1::ResolveMovedReply, RequestError> {
+        request::check_cluster(&self.config.cluster, &request.cluster)?;
+        let application = request::application(request.application)?;
+        let from = request::worker_id(request.from)?;
+        let locations = request::moved(request.locations)?;
+        let master = self.master.lock();
+        let (mut workers, mut indices) = (Vec::new(), BTreeMap::new());
+        let taken_by = master.resolve_moved(&application, from, &locations).into_iter().map(|taker| {
+            let Some((id, worker)) = taker.and_then(|id| Some((id, master.worker(id)?))) else { return 0 };
+            *indices.entry(id).or_insert_with(|| {
+                workers.push(address_of(id, worker));
+                workers.len() as u32
+            })
+        });
+        let taken_by = taken_by.collect();
+        Ok(v1::ResolveMovedReply { workers, taken_by })
     }
 
     fn describe_cluster(&self, request: v1::DescribeClusterRequest) -> Result<v1::DescribeClusterReply, RequestError> {
@@ -318,9 +343,9 @@ impl MasterService for Service {
 
     async fn resolve_moved(
         &self,
-        _: Request<v1::ResolveMovedRequest>,
+        request: Request<v1::ResolveMovedRequest>,
     ) -> Result<Response<v1::ResolveMovedReply>, tonic::Status> {
-        Err(to_grpc(Status::UnsupportedVersion, "this master keeps no account of what was handed over yet"))
+        self.0.answer("resolve_moved", State::resolve_moved, request)
     }
 
     async fn describe_cluster(
@@ -347,9 +372,9 @@ fn resolved(master: &Master, now: Duration, id: WorkerId, worker: Option<&Worker
 }
 
 fn address_of(id: WorkerId, worker: &Worker) -> v1::WorkerAddress {
-    let Address { name, control, data } = worker.address.clone();
+    let Address { name, control, data, rack } = worker.address.clone();
     let Incarnation(incarnation) = worker.incarnation;
-    v1::WorkerAddress { worker: Some(id.into()), name, incarnation, control, data, ..Default::default() }
+    v1::WorkerAddress { worker: Some(id.into()), name, incarnation, control, data, rack }
 }
 
 fn memory(memory: Memory) -> v1::MemoryState {

@@ -144,6 +144,58 @@ async fn workers_register_and_are_given_locations() {
 }
 
 #[tokio::test]
+async fn two_copies_stand_apart_and_what_is_missing_is_counted() {
+    let Started { running, mut client, .. } = start(Config::loopback()).await;
+    let two = |on_disk| v1::PlaceRequest { copies: 2, on_disk, ..place(app("etl", 1), 4) };
+    for (id, rack) in [(1, "a"), (2, "a"), (3, "b")] {
+        let mut request = registration(id, 7);
+        request.address.as_mut().unwrap().rack = rack.to_owned();
+        client.register_worker(request).await.unwrap();
+        let placed = client.place(two(false)).await.unwrap().into_inner();
+        assert_eq!((placed.candidates as u128, placed.picks.len()), (id, if id > 1 { 4 } else { 0 }));
+        let racks = placed.picks.iter().zip(&placed.replicas).map(|(primary, replica)| {
+            let rack = |index: u32| placed.workers[index as usize].rack.as_str();
+            (rack(*primary) != rack(*replica), primary != replica)
+        });
+        assert!(racks.eq(vec![(id == 3, true); placed.picks.len()]));
+    }
+    let placed = client.place(two(true)).await.unwrap().into_inner();
+    assert_eq!((placed.picks.len(), placed.candidates, placed.without_disk), (0, 0, 3));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_worker_took_over_is_found_there_until_it_registers_anew() {
+    let Started { running, mut client, .. } = start(Config::loopback()).await;
+    for id in [1, 2] {
+        client.register_worker(registration(id, 7)).await.unwrap();
+    }
+    let location = |partition| v1::LocationId { shuffle: 0, partition, epoch: 0 };
+    let taken = v1::TakenOver {
+        application: app("etl", 1),
+        from: Some(WorkerId(1).into()),
+        locations: vec![location(0), location(1)],
+    };
+    let taken_over = vec![taken];
+    let beat = v1::HeartbeatRequest { taken_over, ..heartbeat(2, 7, None) };
+    client.heartbeat(beat.clone()).await.unwrap();
+    let moved = v1::ResolveMovedRequest {
+        cluster: cluster(),
+        application: app("etl", 1),
+        from: Some(WorkerId(1).into()),
+        locations: vec![location(1), location(2), location(0)],
+    };
+    let found = client.resolve_moved(moved.clone()).await.unwrap().into_inner();
+    assert_eq!(found.taken_by, [1, 0, 1]);
+    assert_eq!(found.workers, [registration(2, 7).address.unwrap()]);
+    client.register_worker(registration(2, 8)).await.unwrap();
+    assert_eq!(client.resolve_moved(moved.clone()).await.unwrap().into_inner().taken_by, [0; 3]);
+    client.heartbeat(v1::HeartbeatRequest { incarnation: 8, ..beat }).await.unwrap();
+    assert_eq!(client.resolve_moved(moved).await.unwrap().into_inner().taken_by, [1, 0, 1]);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn another_cluster_or_body_limit_is_refused() {
     let Started { running, mut client, .. } = start(Config::loopback()).await;
     let stranger = v1::RegisterWorkerRequest { cluster: "green".to_owned(), ..registration(1, 7) };

@@ -47,6 +47,9 @@ pub const WORKERS_MAX: usize = 4096;
 /// Largest name of a worker, in bytes; by default it is its host and port.
 pub const WORKER_NAME_BYTES_MAX: usize = 259;
 
+/// Largest name of a rack, in bytes: the addresses of all workers fit one message.
+pub const RACK_BYTES_MAX: usize = 48;
+
 /// Largest address, in bytes: a host name of 253, a colon and a port.
 pub const ADDRESS_BYTES_MAX: usize = 259;
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, settings};
 use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
 
+/// Most data folders of one worker: masters take no more, and locations keep a bit for each.
+const DATA_FOLDERS_MAX: usize = 64;
+
 settings! {
     /// Settings of a worker.
     pub struct WorkerConfig {
@@ -22,7 +25,8 @@ settings! {
         pub admin_listen: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 9103))),
         /// Host under which others reach this worker; by default the address listened on, or else the machine's name.
         pub advertised_host: Option<String>,
-        /// Folders that keep who this worker is. Without any it is a new worker at each start.
+        /// Folders, one per disk, for what memory does not hold and for who this worker is. Without any it is a new worker at
+        /// each start, and takes only shuffles whose durability is `memory`.
         pub data_folders: Vec<PathBuf>,
         /// Whether the data folders are there again when this worker comes back. Where they are not (a folder that goes with
         /// the pod, a machine that is given back), a worker that ends hands what it holds over to others.
@@ -50,6 +54,9 @@ impl Check for WorkerConfig {
         }
         if self.hard_split <= self.soft_split {
             return Err(Invalid::new("hard_split", format!("must be larger than soft_split, {}", self.soft_split)));
+        }
+        if self.data_folders.len() > DATA_FOLDERS_MAX {
+            return Err(Invalid::new("data_folders", format!("must be at most {DATA_FOLDERS_MAX}")));
         }
         if self.connections_max == 0 {
             return Err(Invalid::new("connections_max", "must be at least 1"));

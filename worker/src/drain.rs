@@ -75,25 +75,29 @@ impl Drain {
         });
         if begins {
             self.is_done.send_replace(false);
-            let Progress { locations_left, bytes_left, .. } = self.progress();
+            let (locations_left, bytes_left) = self.left();
             tracing::info!(event = "drain", hand_over, locations_left, bytes_left, "drain the worker");
         }
     }
 
     /// How it stands now.
     pub(crate) fn progress(&self) -> Progress {
+        // Asked before the rest, so that what is done is in the numbers.
+        let is_over = *self.is_done.borrow();
+        let (locations_left, bytes_left) = self.left();
         let handed_over_bytes = self.store.metrics.handover.bytes.get();
+        Progress { locations_left, bytes_left, handed_over_bytes, is_done: is_over && locations_left == 0 }
+    }
+
+    /// Locations and bytes that would be lost with this worker.
+    fn left(&self) -> (u64, u64) {
         let order = *self.order.borrow();
         if order == Order::Serve {
-            return Progress { handed_over_bytes, ..Progress::default() };
+            return (0, 0);
         }
-        let mut progress = Progress { handed_over_bytes, ..Progress::default() };
-        for location in self.store.all().iter().filter(|location| self.is_left(location, order)) {
-            progress.locations_left += 1;
-            progress.bytes_left += location.lock().log.length();
-        }
-        progress.is_done = progress.locations_left == 0;
-        progress
+        let all = self.store.all();
+        let left = all.iter().filter(|location| self.is_left(location, order));
+        left.fold((0, 0), |(count, bytes), location| (count + 1, bytes + location.lock().log.length()))
     }
 
     /// Whether a location would be lost with this worker.
@@ -116,9 +120,9 @@ impl Drain {
                     Order::HandOver if self.hand_over.round().await > 0 => backoff.reset(),
                     Order::HandOver => {}
                 }
-                let progress = self.progress();
-                self.store.metrics.handover.left.set(progress.locations_left as i64);
-                self.is_done.send_replace(progress.is_done);
+                let (left, _) = self.left();
+                self.store.metrics.handover.left.set(left as i64);
+                self.is_done.send_replace(left == 0);
                 backoff.wait(&self.random).await;
             };
             tokio::select! {
@@ -180,5 +184,82 @@ impl Drain {
         }
         let (left, handed_over_bytes) = (left.len(), self.store.metrics.handover.bytes.get());
         tracing::info!(event = "drained", left, handed_over_bytes, "end");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_proto::id::WorkerId;
+    use mallorn_runtime::clock::Clock;
+    use mallorn_runtime::task;
+
+    use super::*;
+    use crate::identity::Identity;
+    use crate::memory::store::tests::{BODY, application, id, reserve_one, store};
+
+    const GRACE: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Draining {
+        drain: Arc<Drain>,
+        store: Arc<Store>,
+        clock: Clock,
+    }
+
+    /// Of a worker without disks, whose master is not there.
+    fn draining(disk_returns: bool) -> Draining {
+        let store = Arc::new(store());
+        let identity = Arc::new(Identity { cluster: String::new(), worker: WorkerId(1), body_limit_bytes: BODY });
+        let random = Random::seeded(1);
+        let hand_over = HandOver::new("127.0.0.1:9", identity, Arc::clone(&store), random.clone()).unwrap();
+        let drain = Drain::new(Arc::clone(&store), hand_over, disk_returns, random);
+        task::spawn(Arc::clone(&drain).run(Shutdown::new()));
+        Draining { drain, store, clock: Clock::start() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_whose_disk_does_not_return_ends_once_nothing_is_left() {
+        let Draining { drain, store, clock } = draining(false);
+        reserve_one(&store, &application("a"), id(1, 1));
+        let ending = task::spawn({
+            let drain = Arc::clone(&drain);
+            async move { drain.end(GRACE).await }
+        });
+        clock::sleep(10 * SECOND).await;
+        assert_eq!(drain.progress(), Progress { locations_left: 1, ..Progress::default() });
+        assert_eq!((store.is_draining(), *drain.order.borrow()), (true, Order::Keep));
+        store.release(&application("a"), 0..10);
+        ending.await.unwrap();
+        assert!(clock.now() < 15 * SECOND);
+        assert!(drain.progress().is_done);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_hands_over_from_half_of_its_grace_on_and_ends_with_all_of_it() {
+        let Draining { drain, store, clock } = draining(false);
+        reserve_one(&store, &application("a"), id(1, 1));
+        let ending = task::spawn({
+            let drain = Arc::clone(&drain);
+            async move { drain.end(GRACE).await }
+        });
+        clock::sleep(GRACE / 2 - SECOND).await;
+        assert_eq!(*drain.order.borrow(), Order::Keep);
+        clock::sleep(2 * SECOND).await;
+        assert_eq!(*drain.order.borrow(), Order::HandOver);
+        ending.await.unwrap();
+        assert!((GRACE..GRACE + SECOND).contains(&clock.now()), "{:?}", clock.now());
+        assert_eq!(drain.progress().locations_left, 1);
+        assert!(store.metrics.handover.failures.get() > 0, "it was tried, again and again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_has_no_disk_but_returns_ends_at_once() {
+        let Draining { drain, store, clock } = draining(true);
+        reserve_one(&store, &application("a"), id(1, 1));
+        drain.end(GRACE).await;
+        assert_eq!(clock.now(), Duration::ZERO);
+        drain.begin(true);
+        drain.begin(false);
+        assert_eq!(*drain.order.borrow(), Order::HandOver, "what was ordered counts on");
     }
 }

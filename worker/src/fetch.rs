@@ -18,7 +18,7 @@ use mallorn_runtime::task::{self, Shutdown};
 use mallorn_worker_core::fetch::{Cursor, DiskPlan, FetchError, MapRange, OpenError, Planned};
 use mallorn_worker_core::memory::Pool;
 
-use disk::{DiskError, DiskRead};
+use disk::{DiskError, DiskRead, Read};
 use tokio::sync::mpsc;
 
 use crate::memory::arena::{Charge, ReceiveBuffers, View};
@@ -189,7 +189,7 @@ impl<'a> Streams<'a> {
                 let fetch = Fetch::decode(header)?;
                 match self.fetch(&fetch) {
                     Ok(Found::Memory { views, heap, bytes, next }) => {
-                        self.queue_body(&fetch, next, bytes, views, outbound);
+                        self.queue_body(&fetch, Read { views, bytes, next }, outbound);
                         Ok(Answered::Queued(Some(heap)))
                     }
                     Ok(Found::Disk(job)) => Ok(Answered::FromDisk(job)),
@@ -236,7 +236,7 @@ impl<'a> Streams<'a> {
             Planned::Memory(plan) => plan,
             Planned::Disk(plan) => {
                 drop(state);
-                return Ok(Found::Disk(self.from_disk(fetch, plan)?));
+                return Ok(Found::Disk(self.disk_read(fetch, plan)?));
             }
         };
         let mut views = Vec::new();
@@ -250,7 +250,7 @@ impl<'a> Streams<'a> {
         Ok(Found::Memory { views, heap, bytes: plan.bytes, next: plan.next.offset })
     }
 
-    fn from_disk(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
+    fn disk_read(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
         let stream = self.open.get(&fetch.stream).ok_or(RequestError::NoStream { stream: fetch.stream })?;
         Ok(DiskRead {
             fetch: *fetch,
@@ -266,14 +266,15 @@ impl<'a> Streams<'a> {
         let disk::Answer { fetch, read } = answer;
         match read {
             Ok(read) => {
-                self.store.metrics.fetch_disk_bytes.inc_by(read.bytes);
-                self.queue_body(&fetch, read.next, read.bytes, read.views, outbound);
+                self.store.metrics.spill.read_bytes.inc_by(read.bytes);
+                self.queue_body(&fetch, read, outbound);
             }
             Err(error) => fail(outbound, fetch.request, &RequestError::Disk(error)),
         }
     }
 
-    fn queue_body(&self, fetch: &Fetch, next: u64, bytes: u64, views: Vec<View>, outbound: &mut Outbound) {
+    fn queue_body(&self, fetch: &Fetch, read: Read, outbound: &mut Outbound) {
+        let Read { views, bytes, next } = read;
         self.store.metrics.fetch_requests.inc();
         self.store.metrics.fetch_bytes.inc_by(bytes);
         let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);

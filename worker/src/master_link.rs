@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 
 use crate::identity::Identity;
 use crate::memory::store::Store;
-use crate::service::memory_to_wire;
+use crate::service::{disk_to_wire, memory_to_wire};
 
 /// How long a call may take.
 const CALL_WITHIN: Duration = Duration::from_secs(5);
@@ -168,7 +168,7 @@ impl MasterLink {
             cluster: self.identity.cluster.clone(),
             address: Some(self.address(self.store.incarnation())),
             memory: Some(memory_to_wire(&self.store.usage())),
-            disks: Vec::new(),
+            disks: self.store.spill.disks().iter().map(disk_to_wire).collect(),
             draining: self.store.is_draining(),
             body_limit: self.identity.body_limit_bytes,
         };
@@ -199,7 +199,7 @@ impl MasterLink {
                 worker: Some(self.identity.worker.into()),
                 incarnation: self.store.incarnation().0,
                 memory: Some(memory_to_wire(&self.store.usage())),
-                disks: Vec::new(),
+                disks: self.store.spill.disks().iter().map(disk_to_wire).collect(),
                 draining: self.store.is_draining(),
                 held: held.into_iter().map(held_to_wire).collect(),
                 taken_over: taken.iter().map(taken_to_wire).collect(),

@@ -4,9 +4,9 @@
 
 mod handover;
 mod replicate;
+mod spill;
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use mallorn_proto::message::Role;
 use mallorn_proto::status::Status;
@@ -18,6 +18,7 @@ use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts
 
 pub(crate) use handover::HandoverMetrics;
 pub(crate) use replicate::{Cause, ReplicateMetrics};
+pub(crate) use spill::{Disks, SpillMetrics};
 
 use crate::memory::arena::Arena;
 
@@ -62,19 +63,6 @@ pub(crate) struct Metrics {
     pub(crate) fetch_requests: IntCounter,
     /// Bytes sent to readers.
     pub(crate) fetch_bytes: IntCounter,
-    /// Bytes of them that came from disk.
-    pub(crate) fetch_disk_bytes: IntCounter,
-    /// Reads of extents that failed.
-    pub(crate) read_failures: IntCounter,
-    /// Bytes written that are of no use: cut off by a seal, or of a location that was gone.
-    pub(crate) dead_bytes: IntCounter,
-    spilled_bytes: IntCounter,
-    spill_writes: IntCounter,
-    spill_seconds: Counter,
-    syncs: IntCounter,
-    sync_seconds: Counter,
-    restored_locations: IntCounter,
-    lost_locations: IntCounter,
     /// Streams open.
     pub(crate) streams: IntGauge,
     /// Bytes of memory given back by releases.
@@ -85,6 +73,8 @@ pub(crate) struct Metrics {
     pub(crate) replicate: ReplicateMetrics,
     /// Hand-over.
     pub(crate) handover: HandoverMetrics,
+    /// What goes to disk.
+    pub(crate) spill: SpillMetrics,
     batches: Arc<[IntCounter]>,
     refused: Arc<[IntCounter]>,
     connections: Arc<[IntGauge]>,
@@ -117,20 +107,7 @@ impl Metrics {
             checksum_failures: counter(registry, "checksum_failures_total", "Batches whose checksum did not match")?,
             fetch_requests: counter(registry, "fetch_requests_total", "Fetches answered with batches")?,
             fetch_bytes: counter(registry, "fetch_bytes_total", "Bytes of batches sent to readers")?,
-            fetch_disk_bytes: counter(
-                registry,
-                "fetch_disk_bytes_total",
-                "Bytes of batches read from disk for readers",
-            )?,
-            read_failures: counter(registry, "read_failures_total", "Reads of extents from disk that failed")?,
-            dead_bytes: counter(registry, "dead_bytes_total", "Bytes written to disk that turned out to be of no use")?,
-            spilled_bytes: counter(registry, "spilled_bytes_total", "Bytes of extents written to disk")?,
-            spill_writes: counter(registry, "spill_writes_total", "Writes of extents to disk")?,
-            spill_seconds: seconds(registry, "spill_write_seconds_total", "Time that writes of extents took")?,
-            syncs: counter(registry, "syncs_total", "Commits' syncs of data folders")?,
-            sync_seconds: seconds(registry, "sync_seconds_total", "Time that syncs of data folders took")?,
-            restored_locations: counter(registry, "restored_locations_total", "Locations found whole after a restart")?,
-            lost_locations: counter(registry, "lost_locations_total", "Locations found lost after a restart")?,
+            spill: SpillMetrics::new(registry)?,
             streams: gauge(registry, "streams", "Streams open for reading")?,
             released_bytes: counter(registry, "released_bytes_total", "Bytes of memory given back by releases")?,
             register_again: counter(
@@ -149,25 +126,6 @@ impl Metrics {
             frozen: locations.with_label_values(&["frozen"]),
             sealed: locations.with_label_values(&["sealed"]),
         })
-    }
-
-    /// Counts a write of extents.
-    pub(crate) fn spilled(&self, bytes: u64, took: Duration) {
-        self.spilled_bytes.inc_by(bytes);
-        self.spill_writes.inc();
-        self.spill_seconds.inc_by(took.as_secs_f64());
-    }
-
-    /// Counts a sync.
-    pub(crate) fn synced(&self, took: Duration) {
-        self.syncs.inc();
-        self.sync_seconds.inc_by(took.as_secs_f64());
-    }
-
-    /// Counts what a restart has found.
-    pub(crate) fn restarted(&self, restored: u64, lost: u64) {
-        self.restored_locations.inc_by(restored);
-        self.lost_locations.inc_by(lost);
     }
 
     /// Counts a pushed batch of `length` bytes by what is answered.
@@ -200,6 +158,11 @@ impl Metrics {
         if let Some(gauge) = self.locations(to) {
             gauge.inc();
         }
+    }
+
+    /// Locations that are open, frozen and sealed.
+    pub(crate) fn locations_by_state(&self) -> [u64; 3] {
+        [&self.open, &self.frozen, &self.sealed].map(|gauge| gauge.get().max(0) as u64)
     }
 
     fn locations(&self, life: Life) -> Option<&IntGauge> {

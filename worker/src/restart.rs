@@ -205,6 +205,7 @@ fn restore_shuffle(
         used.extend(extents.into_iter().map(usize::from));
     }
     for name in moved {
+        used.extend(all.iter().filter(|found| found.locations.contains_key(&name)).map(|found| found.folder));
         let id = LocationId { shuffle, partition: name.partition, epoch: name.epoch };
         restore_moved(store, &application, id)?;
     }
@@ -216,7 +217,7 @@ fn restore_shuffle(
         restarted.lost += 1;
     }
     restarted.restored += kept;
-    store.metrics.restarted(kept as u64, lost.len() as u64);
+    store.metrics.spill.restarted(kept as u64, lost.len() as u64);
     for found in all {
         keep_files(&folders[found.folder], &application, found, &used);
     }
@@ -335,7 +336,7 @@ fn take_in(
     store.restore(made).ok_or_else(|| RestartError::NoMemory { locations: store.all().len() })
 }
 
-/// Goes on with a shuffle's files, or removes them where nothing of it is whole.
+/// Goes on with a shuffle's files, or removes them where nothing of it is whole or was handed over.
 fn keep_files(folder: &Folder, application: &Arc<Application>, found: Found, used: &BTreeSet<usize>) {
     let shuffle: ShuffleId = found.header.shuffle;
     let key = (application.instance, shuffle);

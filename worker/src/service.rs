@@ -16,12 +16,14 @@ use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
 use mallorn_worker_core::commit::{Freezing, Sealing};
 use mallorn_worker_core::handover::Told;
 use mallorn_worker_core::memory::Usage;
+use mallorn_worker_core::spill::disk::Health;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
 use crate::drain::{Drain, Progress};
 use crate::identity::Identity;
 use crate::memory::store::{Reserved, Store};
+use crate::spill::DiskReport;
 
 /// The service's state.
 pub(crate) struct Service {
@@ -46,7 +48,7 @@ impl Service {
         worker: Option<v1::WorkerId>,
         application: Option<v1::Application>,
     ) -> Result<Application, tonic::Status> {
-        self.admit_worker(cluster, worker)?;
+        self.admit_caller(cluster, worker)?;
         let application = Application::from(application.ok_or_else(|| missing("application"))?);
         if application.name.is_empty() || application.name.len() > APPLICATION_BYTES_MAX {
             let text = format!("an application's name has 1 to {APPLICATION_BYTES_MAX} bytes");
@@ -55,7 +57,7 @@ impl Service {
         Ok(application)
     }
 
-    fn admit_worker(&self, cluster: &str, worker: Option<v1::WorkerId>) -> Result<(), tonic::Status> {
+    fn admit_caller(&self, cluster: &str, worker: Option<v1::WorkerId>) -> Result<(), tonic::Status> {
         let identity = &self.identity;
         if cluster != identity.cluster {
             let text = format!("this worker belongs to the cluster `{}`, not to `{cluster}`", identity.cluster);
@@ -135,9 +137,30 @@ impl Worker for Service {
         Ok(Response::new(v1::SettleReply { settled }))
     }
 
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, tonic::Status> {
+        let request = request.into_inner();
+        self.admit_caller(&request.cluster, request.worker)?;
+        let store = &self.store;
+        let [open, frozen, sealed] = store.metrics.locations_by_state();
+        Ok(Response::new(v1::DescribeReply {
+            memory: Some(memory_to_wire(&store.usage())),
+            disks: store.spill.disks().iter().map(disk_to_wire).collect(),
+            draining: store.is_draining(),
+            open,
+            frozen,
+            sealed,
+            spilled_bytes: store.metrics.spill.written_bytes(),
+            replicated_bytes: store.metrics.replicate.bytes.get(),
+            taken_over_bytes: store.metrics.handover.taken_over_bytes.get(),
+        }))
+    }
+
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
         let request = request.into_inner();
-        self.admit_worker(&request.cluster, request.worker)?;
+        self.admit_caller(&request.cluster, request.worker)?;
         self.drain.begin(request.hand_over);
         let Progress { locations_left, bytes_left, handed_over_bytes, is_done } = self.drain.progress();
         Ok(Response::new(v1::DrainReply {
@@ -155,6 +178,22 @@ pub(crate) fn memory_to_wire(usage: &Usage) -> v1::MemoryState {
         arena_bytes: usage.budget_bytes,
         held_bytes: usage.held_total_bytes(),
         push_free_bytes: usage.push_free_bytes,
+    }
+}
+
+/// A disk as the wire tells it.
+pub(crate) fn disk_to_wire(disk: &DiskReport) -> v1::DiskState {
+    let health = match disk.health {
+        Health::Healthy => v1::disk_state::Health::Healthy,
+        Health::Full => v1::disk_state::Health::Full,
+        Health::Slow => v1::disk_state::Health::Slow,
+        Health::Failed => v1::disk_state::Health::Failed,
+    };
+    v1::DiskState {
+        path: disk.path.display().to_string(),
+        health: health.into(),
+        capacity_bytes: disk.capacity_bytes,
+        free_bytes: disk.free_bytes,
     }
 }
 

@@ -30,7 +30,7 @@ use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
 use crate::memory::arena::{Arena, MemoryError};
 use crate::memory::store::{Bounds, Store};
-use crate::metrics::Metrics;
+use crate::metrics::{Disks, Metrics};
 use crate::replicate;
 use crate::restart::{self, RestartError};
 use crate::server::{Complaints, Server};
@@ -139,6 +139,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };
     let bounds = Bounds { body_bytes_max: body_limit_bytes, split };
     let spill = Spill::new(arena, folders, metrics.clone());
+    Disks::register(&registry, Arc::downgrade(&spill))?;
     let store = Arc::new(Store::new(Arc::clone(&spill), bounds, random.clone(), metrics));
     let found = Arc::clone(&store);
     task::blocking(move || restart::restart(&found)).await??;

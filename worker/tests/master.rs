@@ -1,160 +1,15 @@
 //! The worker beside a master that the test plays: registration, heartbeats, deletions, and being given up.
 
-#![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
-
 mod harness;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-
+use harness::stage::{Stage, config_with, stage};
 use harness::{Node, PATIENCE, application, batch, config, location};
 use mallorn_proto::message::Role;
-use mallorn_proto::status::{Status, to_grpc};
+use mallorn_proto::status::Status;
 use mallorn_proto::v1;
-use mallorn_proto::v1::master_server::{Master, MasterServer};
 use mallorn_runtime::net::Listener;
-use mallorn_runtime::task::{self, Shutdown};
-use mallorn_runtime::{clock, grpc};
+use mallorn_runtime::{clock, task};
 use mallorn_worker::WorkerConfig;
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tonic::{Request, Response};
-
-/// What the worker told the master.
-#[derive(Debug)]
-enum Heard {
-    Registered(v1::RegisterWorkerRequest),
-    Beat(v1::HeartbeatRequest),
-}
-
-/// Answers heartbeats with what the test has put down, and with nothing to say otherwise.
-struct Played {
-    heard: mpsc::Sender<Heard>,
-    replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
-    /// An incarnation that was declared lost, and is not taken any more.
-    lost: Arc<Mutex<Option<u64>>>,
-}
-
-#[tonic::async_trait]
-impl Master for Played {
-    async fn register_worker(
-        &self,
-        request: Request<v1::RegisterWorkerRequest>,
-    ) -> Result<Response<v1::RegisterWorkerReply>, tonic::Status> {
-        let request = request.into_inner();
-        let incarnation = request.address.as_ref().map(|address| address.incarnation);
-        self.heard.send(Heard::Registered(request)).await.unwrap();
-        if incarnation == *self.lost.lock() {
-            return Err(to_grpc(Status::Fenced, "this incarnation was declared lost"));
-        }
-        Ok(Response::new(v1::RegisterWorkerReply { lease_ms: 10_000, heartbeat_ms: 50 }))
-    }
-
-    async fn heartbeat(
-        &self,
-        request: Request<v1::HeartbeatRequest>,
-    ) -> Result<Response<v1::HeartbeatReply>, tonic::Status> {
-        self.heard.send(Heard::Beat(request.into_inner())).await.unwrap();
-        Ok(Response::new(self.replies.lock().pop_front().unwrap_or_default()))
-    }
-
-    async fn register_application(
-        &self,
-        _: Request<v1::RegisterApplicationRequest>,
-    ) -> Result<Response<v1::RegisterApplicationReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-
-    async fn renew_application(
-        &self,
-        _: Request<v1::RenewApplicationRequest>,
-    ) -> Result<Response<v1::RenewApplicationReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-
-    async fn end_application(
-        &self,
-        _: Request<v1::EndApplicationRequest>,
-    ) -> Result<Response<v1::EndApplicationReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-
-    async fn place(&self, _: Request<v1::PlaceRequest>) -> Result<Response<v1::PlaceReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-
-    async fn resolve_workers(
-        &self,
-        _: Request<v1::ResolveWorkersRequest>,
-    ) -> Result<Response<v1::ResolveWorkersReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-
-    async fn resolve_moved(
-        &self,
-        _: Request<v1::ResolveMovedRequest>,
-    ) -> Result<Response<v1::ResolveMovedReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not heard of in these tests"))
-    }
-
-    async fn describe_cluster(
-        &self,
-        _: Request<v1::DescribeClusterRequest>,
-    ) -> Result<Response<v1::DescribeClusterReply>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not a worker's call"))
-    }
-}
-
-struct Stage {
-    address: String,
-    heard: mpsc::Receiver<Heard>,
-    replies: Arc<Mutex<VecDeque<v1::HeartbeatReply>>>,
-    lost: Arc<Mutex<Option<u64>>>,
-}
-
-impl Stage {
-    async fn set(listener: Listener) -> Self {
-        let address = listener.local_addr().unwrap().to_string();
-        let (sender, heard) = mpsc::channel(1);
-        let replies = Arc::new(Mutex::new(VecDeque::new()));
-        let lost = Arc::new(Mutex::new(None));
-        let played = Played { heard: sender, replies: Arc::clone(&replies), lost: Arc::clone(&lost) };
-        let routes = tonic::service::Routes::new(MasterServer::new(played));
-        task::spawn(async move { grpc::serve(listener, routes, Shutdown::new()).await });
-        Self { address, heard, replies, lost }
-    }
-
-    async fn next(&mut self) -> Heard {
-        clock::timeout(PATIENCE, self.heard.recv()).await.expect("the worker calls in time").unwrap()
-    }
-
-    async fn registered(&mut self) -> v1::RegisterWorkerRequest {
-        loop {
-            if let Heard::Registered(request) = self.next().await {
-                return request;
-            }
-        }
-    }
-
-    /// The first heartbeat, from now on, of which this is true.
-    async fn beat(&mut self, mut wanted: impl FnMut(&v1::HeartbeatRequest) -> bool) -> v1::HeartbeatRequest {
-        loop {
-            if let Heard::Beat(request) = self.next().await
-                && wanted(&request)
-            {
-                return request;
-            }
-        }
-    }
-}
-
-async fn stage() -> Stage {
-    Stage::set(Listener::bind("127.0.0.1:0").await.unwrap()).await
-}
-
-fn config_with(stage: &Stage) -> WorkerConfig {
-    WorkerConfig { master: stage.address.clone(), ..config() }
-}
 
 fn held(shuffles: &[(u32, u32)]) -> Vec<v1::HeldApplication> {
     let shuffles: Vec<_> = shuffles.iter().map(|(first, end)| v1::Range { first: *first, end: *end }).collect();
@@ -246,4 +101,20 @@ async fn a_worker_that_stops_says_so() {
     let stopped = task::spawn(node.running.stop());
     stage.beat(|beat| beat.draining).await;
     clock::timeout(PATIENCE, stopped).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_tells_how_its_disks_stand() {
+    let mut stage = stage().await;
+    let root = tempfile::tempdir().unwrap();
+    let data_folders = vec![root.path().join("a"), root.path().join("b")];
+    let _node = Node::start(WorkerConfig { data_folders: data_folders.clone(), ..config_with(&stage) }).await;
+    let told = stage.registered().await.disks;
+    let beaten = stage.beat(|_| true).await.disks;
+    for disks in [told, beaten] {
+        let paths: Vec<_> = disks.iter().map(|disk| disk.path.clone()).collect();
+        assert_eq!(paths, data_folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>());
+        assert!(disks.iter().all(|disk| disk.health() == v1::disk_state::Health::Healthy));
+        assert!(disks.iter().all(|disk| disk.capacity_bytes >= disk.free_bytes && disk.free_bytes > 0));
+    }
 }

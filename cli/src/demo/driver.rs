@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use mallorn_client::{LifecycleManager, ShuffleClient};
 use tokio::task::JoinSet;
 
 use super::cluster::Cluster;
 use super::error::{DemoError, MapError};
 use super::map::{Attempt, AttemptEnd};
-use super::options::{DemoArgs, KillWhen};
+use super::options::{DemoArgs, Fault, KillWhen};
 use super::progress::{Progress, Stage};
 use super::reduce::{Loss, ReduceEnd, ReduceTask, Reduced, Source};
 use super::workload::{Partial, RowSum, Table, Workload};
@@ -39,9 +40,9 @@ pub(super) struct Driver<'a, W: Workload> {
     tables: Vec<TableState<W::Table>>,
     /// By partition.
     reduced: Vec<Option<Reduced<W>>>,
-    /// When a worker is still to be killed.
-    kill: Option<KillWhen>,
-    killed: Option<String>,
+    /// What is still to be done to a worker.
+    fault: Option<Fault>,
+    faulted: Option<Faulted>,
     stages: Vec<(&'static str, Duration)>,
 }
 
@@ -53,8 +54,17 @@ pub(super) struct Shuffled<W: Workload> {
     pub(super) tables: Vec<ShuffledTable>,
     /// How long each stage took; one that was run again is here again.
     pub(super) stages: Vec<(&'static str, Duration)>,
-    /// The worker that was killed on purpose.
-    pub(super) killed: Option<String>,
+    /// The worker to which something was done on purpose.
+    pub(super) faulted: Option<Faulted>,
+}
+
+/// A worker to which something was done on purpose.
+#[derive(Clone, Debug)]
+pub(super) struct Faulted {
+    /// What was done.
+    pub(super) fault: Fault,
+    /// The worker.
+    pub(super) worker: String,
 }
 
 /// A table that was shuffled.
@@ -105,8 +115,8 @@ impl<'a, W: Workload> Driver<'a, W> {
             slots: slots(),
             tables,
             reduced,
-            kill: args.kill_worker,
-            killed: None,
+            fault: args.fault(),
+            faulted: None,
             stages: Vec::new(),
         })
     }
@@ -118,11 +128,15 @@ impl<'a, W: Workload> Driver<'a, W> {
             if !self.args.tokens && !self.commit().await? {
                 continue;
             }
-            if self.kill == Some(KillWhen::Read) {
-                let text = self.kill_worker().await;
+            if self.fault.is_some_and(|fault| fault != Fault::Kill(KillWhen::Map)) {
+                let text = self.strike().await?;
                 self.progress.note(&text);
             }
-            if self.reduce().await? {
+            let is_done = self.reduce().await?;
+            if let Some(cluster) = &mut self.cluster {
+                cluster.restarted().await?;
+            }
+            if is_done {
                 return Ok(self.finish());
             }
         }
@@ -157,8 +171,9 @@ impl<'a, W: Workload> Driver<'a, W> {
             let (task, end) = ended?;
             self.attempt_ended(task, end, &mut running)?;
             let ended_maps: usize = self.tables.iter().map(TableState::ended).sum();
-            if self.kill == Some(KillWhen::Map) && ended_maps >= maps_before_kill {
-                stage.note(&self.kill_worker().await);
+            if self.fault == Some(Fault::Kill(KillWhen::Map)) && ended_maps >= maps_before_kill {
+                let text = self.strike().await?;
+                stage.note(&text);
             }
         }
         self.stages.push(("map", stage.finish()));
@@ -296,15 +311,27 @@ impl<'a, W: Workload> Driver<'a, W> {
         Ok(())
     }
 
-    /// Kills a worker and says so.
-    async fn kill_worker(&mut self) -> String {
-        self.kill = None;
-        let Some(cluster) = &mut self.cluster else { return "there is no worker to kill".to_owned() };
-        self.killed = cluster.kill_fullest_worker().await;
-        match &self.killed {
-            Some(name) => format!("killed {name} with SIGKILL"),
-            None => "there is no worker left to kill".to_owned(),
-        }
+    /// Does to a worker what is to be done, and says so.
+    async fn strike(&mut self) -> Result<String, DemoError> {
+        let (Some(fault), Some(cluster)) = (self.fault.take(), &mut self.cluster) else {
+            return Ok("there is no worker to do anything to".to_owned());
+        };
+        let struck = match fault {
+            Fault::Kill(_) => {
+                cluster.kill_fullest_worker().await.map(|name| (format!("killed {name} with SIGKILL"), name))
+            }
+            Fault::Restart => {
+                let name = cluster.restart_fullest_worker().await?;
+                name.map(|name| (format!("killed {name} with SIGKILL and started it again"), name))
+            }
+            Fault::Drain => {
+                let drained = cluster.drain_fullest_worker().await?;
+                drained.map(|(name, bytes)| (format!("{name} handed over {} and ended", HumanBytes(bytes)), name))
+            }
+        };
+        let Some((text, worker)) = struck else { return Ok("there is no worker left".to_owned()) };
+        self.faulted = Some(Faulted { fault, worker });
+        Ok(text)
     }
 
     fn finish(self) -> Shuffled<W> {
@@ -316,7 +343,7 @@ impl<'a, W: Workload> Driver<'a, W> {
             }
             partial.merge(reduced.partial);
         }
-        Shuffled { partial, tables, stages: self.stages, killed: self.killed }
+        Shuffled { partial, tables, stages: self.stages, faulted: self.faulted }
     }
 }
 

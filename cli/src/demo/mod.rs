@@ -30,8 +30,8 @@ use prometheus::Registry;
 
 use crate::settings::Root;
 use crate::signals::Signals;
-use cluster::{Cluster, Fate, ProcessFigures};
-use driver::{Driver, ShuffledTable};
+use cluster::{Cluster, Fate, ProcessFigures, WorkerBytes};
+use driver::{Driver, Faulted, ShuffledTable};
 use error::DemoError;
 use progress::Progress;
 use report::Report;
@@ -87,9 +87,9 @@ async fn run(args: &DemoArgs, started: Instant) -> Result<Report, DemoError> {
     if args.endpoint.is_some() {
         session.tell_cluster(&mut signals).await;
     }
-    let processes = session.close().await;
+    let (processes, bytes) = session.close().await;
     let demo = ProcessFigures::new("demo", started.elapsed(), process::usage().unwrap_or_default(), Fate::Running);
-    Ok(Report::new(args, root, outcome?, demo, processes))
+    Ok(Report::new((args, root), outcome?, demo, processes, bytes))
 }
 
 /// What has to be ended, whatever comes.
@@ -117,13 +117,14 @@ impl Session {
     }
 
     /// Ends it. A cluster of our own is simply killed, and the application with it.
-    async fn close(self) -> Vec<ProcessFigures> {
-        let Some(cluster) = self.cluster else { return Vec::new() };
+    async fn close(self) -> (Vec<ProcessFigures>, WorkerBytes) {
+        let Some(mut cluster) = self.cluster else { return Default::default() };
+        let bytes = cluster.count_bytes().await;
         let (figures, removed) = cluster.close().await;
         if let Err(error) = removed {
-            complain(&format!("can't remove the temporary folder: {error}"));
+            complain(&format!("can't remove a temporary folder: {error}"));
         }
-        figures
+        (figures, bytes)
     }
 }
 
@@ -133,7 +134,7 @@ struct Done {
     verified: Verified,
     tables: Vec<ShuffledTable>,
     stages: Vec<(&'static str, Duration)>,
-    killed: Option<String>,
+    faulted: Option<Faulted>,
     traffic: ClientStats,
 }
 
@@ -177,7 +178,7 @@ async fn shuffle<W: Workload>(
     let verified = verify::verify(&workload, &shuffled).await?;
     stages.extend(&shuffled.stages);
     stages.push(("check", verified.took));
-    Ok(Done { verified, tables: shuffled.tables, stages, killed: shuffled.killed, traffic: client.stats() })
+    Ok(Done { verified, tables: shuffled.tables, stages, faulted: shuffled.faulted, traffic: client.stats() })
 }
 
 /// Refuses what can't be pushed before anything is started. A cluster that runs tells its limit when it is reached.
@@ -192,7 +193,7 @@ async fn start(args: &DemoArgs, settings: &Loaded<Root>, session: &mut Session) 
     let Root { client, lifecycle, .. } = settings.value.clone();
     let mut lifecycle = lifecycle;
     if args.endpoint.is_none() {
-        let cluster = session.cluster.insert(Cluster::new()?);
+        let cluster = session.cluster.insert(Cluster::new(&args.data)?);
         lifecycle.master = cluster.start(settings, args.workers).await?.to_string();
     }
     let random = Random::from_system();

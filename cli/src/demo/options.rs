@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use mallorn_client::Compression;
+use mallorn_client::{Compression, Durability};
 use mallorn_proto::limits::PARTITIONS_MAX;
 use mallorn_runtime::config::{ByteSize, ConfigError, Loaded, Origin, Span};
 use serde::Serialize;
@@ -59,6 +59,27 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "map")]
     pub(super) kill_worker: Option<KillWhen>,
 
+    /// Kills a worker with SIGKILL between commit and read and starts it again: readers wait for it
+    #[arg(long, conflicts_with_all = ["kill_worker", "drain_worker"])]
+    pub(super) restart_worker: bool,
+
+    /// Takes a worker out between commit and read: it hands over what it holds and ends, and does not return
+    #[arg(long, conflicts_with = "kill_worker")]
+    pub(super) drain_worker: bool,
+
+    /// Copies of all data, 1 or 2: two survive the loss of a worker [default: 1]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u32>::new().range(1..=2))]
+    pub(super) copies: Option<u32>,
+
+    /// What data survives once it is committed: memory, written or synced [default: written]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) durability: Option<Durability>,
+
+    /// Folder on a disk for what workers write, each in a folder of its own there; may be repeated [default: a temporary
+    /// folder]
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: Vec<PathBuf>,
+
     /// Runs every map twice at once
     #[arg(long)]
     pub(super) duplicate_attempts: bool,
@@ -68,7 +89,7 @@ pub(crate) struct DemoArgs {
     pub(super) tokens: bool,
 
     /// Uses the running cluster of this master instead of one of its own
-    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, conflicts_with_all = ["workers", "memory", "kill_worker"])]
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, conflicts_with_all = ["workers", "memory", "kill_worker", "restart_worker", "drain_worker", "data"])]
     pub(super) endpoint: Option<String>,
 
     /// Prints one JSON object with everything instead of text
@@ -77,6 +98,17 @@ pub(crate) struct DemoArgs {
 
     #[command(flatten)]
     settings: SettingsArgs,
+}
+
+/// What is done to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is killed.
+    Kill(KillWhen),
+    /// It is killed between commit and read, and started again.
+    Restart,
+    /// It hands over between commit and read, and ends.
+    Drain,
 }
 
 /// When a worker is killed.
@@ -102,7 +134,25 @@ impl DemoArgs {
         if self.kill_worker.is_some() && self.workers < 2 {
             return Err("--kill-worker needs --workers 2 or more: one must be left".to_owned());
         }
+        let copies = u16::try_from(self.copies.unwrap_or(1)).unwrap_or(u16::MAX);
+        if self.drain_worker && self.workers <= copies {
+            let text =
+                "--drain-worker needs more --workers than --copies: what it hands over goes to one without a copy";
+            return Err(text.to_owned());
+        }
+        if self.endpoint.is_none() && self.workers < copies {
+            return Err(format!(
+                "--copies {copies} needs --workers {copies} or more: each copy has a worker of its own"
+            ));
+        }
         Ok(())
+    }
+
+    /// What is to be done to a worker.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let kill = self.kill_worker.map(Fault::Kill);
+        let restart = self.restart_worker.then_some(Fault::Restart);
+        kill.or(restart).or(self.drain_worker.then_some(Fault::Drain))
     }
 
     /// The settings of the cluster and the client: those given, and beneath them what suits a demo.
@@ -112,6 +162,8 @@ impl DemoArgs {
             .loader()
             .set_some("worker.memory", self.memory, "--memory")
             .set_some("client.codec", self.codec, "--codec")
+            .set_some("lifecycle.copies", self.copies, "--copies")
+            .set_some("lifecycle.durability", self.durability, "--durability")
             .set_some("lifecycle.master", self.endpoint.as_ref(), "--endpoint");
         let mut loaded = loader.load::<Root>()?;
         let mut suit = |key: &str, set: fn(&mut Root)| {
@@ -123,7 +175,11 @@ impl DemoArgs {
         suit("worker.memory", |root| root.worker.memory = ByteSize::gib(2));
         // A killed worker never comes back: it is given up as soon as its lease is over, and that is short.
         suit("master.worker_lease", |root| root.master.worker_lease = Span::seconds(2));
-        suit("lifecycle.wait_for_return", |root| root.lifecycle.wait_for_return = Span::seconds(0));
+        if self.restart_worker {
+            suit("lifecycle.wait_for_return", |root| root.lifecycle.wait_for_return = Span::seconds(30));
+        } else {
+            suit("lifecycle.wait_for_return", |root| root.lifecycle.wait_for_return = Span::seconds(0));
+        }
         // Nothing makes room in a full cluster of our own but the end of an old generation.
         suit("client.no_space_within", |root| root.client.no_space_within = Span::seconds(5));
         let cluster = loaded.value.cluster.name.clone();
@@ -178,11 +234,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_has_one_fault_and_copies_have_workers() {
+        assert_eq!(parse(&["--restart-worker"]).unwrap().fault(), Some(Fault::Restart));
+        assert_eq!(parse(&["--drain-worker"]).unwrap().fault(), Some(Fault::Drain));
+        assert!(parse(&["--drain-worker", "--copies", "2", "--workers", "2"]).unwrap().check().is_err());
+        assert!(parse(&["--copies", "2", "--workers", "1"]).unwrap().check().is_err());
+        assert!(parse(&["--copies", "3"]).is_err());
+        let root = parse(&["--copies", "2", "--durability", "memory"]).unwrap().settings().unwrap().value;
+        assert_eq!((root.lifecycle.copies, root.lifecycle.durability), (2, Durability::Memory));
+    }
+
+    #[test]
     fn options_that_make_no_sense_together_are_refused() {
         for line in [
             &["--endpoint", "a:1", "--kill-worker"][..],
             &["--endpoint", "a:1", "--memory", "1GiB"],
             &["--endpoint", "a:1", "--workers", "2"],
+            &["--endpoint", "a:1", "--data", "d"],
+            &["--restart-worker", "--kill-worker"],
+            &["--restart-worker", "--drain-worker"],
             &["--input", "a.csv", "--key", "k", "--scale", "1"],
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line:?}");

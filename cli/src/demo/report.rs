@@ -1,6 +1,7 @@
 //! What a demo prints at its end: the answer and the figures, as text or as JSON.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
@@ -9,9 +10,9 @@ use mallorn_runtime::config::ByteSize;
 use serde::Serialize;
 
 use super::Done;
-use super::cluster::{Fate, ProcessFigures};
+use super::cluster::{Fate, ProcessFigures, WorkerBytes};
 use super::driver::ShuffledTable;
-use super::options::{DemoArgs, KillWhen};
+use super::options::{DemoArgs, Fault, KillWhen};
 use super::workload::Answer;
 use crate::settings::Root;
 
@@ -32,8 +33,14 @@ pub(super) struct Report {
     maps_again: u32,
     #[serde(flatten)]
     traffic: Traffic,
-    /// The worker that was killed on purpose.
+    #[serde(flatten)]
+    worker_bytes: WorkerBytes,
+    /// The worker that was killed on purpose, for good.
     killed_worker: Option<String>,
+    /// The worker that was killed on purpose and started again.
+    restarted_worker: Option<String>,
+    /// The worker that handed over and ended.
+    drained_worker: Option<String>,
     tables: Vec<TableFigures>,
     stages: Vec<StageFigures>,
     demo: ProcessFigures,
@@ -60,6 +67,8 @@ struct Traffic {
     repushed_batches: u64,
     /// New locations that were asked for.
     revives: u64,
+    /// Locations that clients left for a limit, or were sent away from.
+    splits: u64,
     /// Batches left out by readers: repeats, and those of attempts that don't count.
     skipped_batches: u64,
     /// How long pushes waited for memory, summed over all tasks.
@@ -76,6 +85,7 @@ impl From<ClientStats> for Traffic {
             refused_batches: stats.refused_batches,
             repushed_batches: stats.repushed_batches,
             revives: stats.revives,
+            splits: 0,
             skipped_batches: stats.skipped_batches,
             push_wait_s: stats.push_wait.as_secs_f64(),
         }
@@ -119,6 +129,11 @@ struct Settings {
     duplicate_attempts: bool,
     tokens: bool,
     kill_worker: Option<KillWhen>,
+    restart_worker: bool,
+    drain_worker: bool,
+    copies: u32,
+    durability: &'static str,
+    data: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -137,6 +152,11 @@ impl Settings {
             duplicate_attempts: args.duplicate_attempts,
             tokens: args.tokens,
             kill_worker: args.kill_worker,
+            restart_worker: args.restart_worker,
+            drain_worker: args.drain_worker,
+            copies: root.lifecycle.copies,
+            durability: root.lifecycle.durability.name(),
+            data: args.data.clone(),
         }
     }
 }
@@ -145,12 +165,18 @@ impl Report {
     /// Puts together what the shuffle tells and what the processes have used: the demo itself, and those of its cluster,
     /// the master first.
     pub(super) fn new(
-        args: &DemoArgs,
-        root: &Root,
+        (args, root): (&DemoArgs, &Root),
         done: Done,
         demo: ProcessFigures,
         cluster: Vec<ProcessFigures>,
+        worker_bytes: WorkerBytes,
     ) -> Self {
+        let faulted = |wanted: fn(Fault) -> bool| {
+            done.faulted.as_ref().filter(|faulted| wanted(faulted.fault)).map(|faulted| faulted.worker.clone())
+        };
+        let killed_worker = faulted(|fault| matches!(fault, Fault::Kill(_)));
+        let restarted_worker = faulted(|fault| fault == Fault::Restart);
+        let drained_worker = faulted(|fault| fault == Fault::Drain);
         let tables: Vec<_> = done.tables.iter().map(TableFigures::from).collect();
         let mut cluster = cluster.into_iter();
         let stage = |(name, took): (&'static str, Duration)| StageFigures { name, wall_s: took.as_secs_f64() };
@@ -163,7 +189,10 @@ impl Report {
             generations: tables.iter().map(|table| table.generations).max().unwrap_or_default(),
             maps_again: tables.iter().map(|table| table.maps_again).sum(),
             traffic: done.traffic.into(),
-            killed_worker: done.killed,
+            worker_bytes,
+            killed_worker,
+            restarted_worker,
+            drained_worker,
             tables,
             stages: done.stages.into_iter().map(stage).collect(),
             demo,
@@ -182,7 +211,7 @@ impl Report {
     pub(super) fn died(&self) -> impl Iterator<Item = String> {
         self.master.iter().chain(&self.workers).filter_map(|process| match &process.fate {
             Fate::Died(how) => Some(format!("{} ended by itself: {how}", process.name)),
-            Fate::Running | Fate::EndedByDemo | Fate::KilledByFault => None,
+            Fate::Running | Fate::EndedByDemo | Fate::KilledByFault | Fate::Drained => None,
         })
     }
 }
@@ -209,6 +238,15 @@ impl fmt::Display for Report {
             HumanCount(traffic.revives),
             HumanCount(traffic.skipped_batches),
         )?;
+        let WorkerBytes { spilled_bytes, replicated_bytes, handed_over_bytes } = self.worker_bytes;
+        writeln!(
+            f,
+            "workers      {} to disk, {} to replicas, {} handed over, {} splits",
+            HumanBytes(spilled_bytes),
+            HumanBytes(replicated_bytes),
+            HumanBytes(handed_over_bytes),
+            HumanCount(traffic.splits),
+        )?;
         let generations = self.tables.iter().map(|table| format!("{} {}", table.name, table.generations));
         write!(f, "generations  {}", generations.collect::<Vec<_>>().join(", "))?;
         writeln!(f, "; {} maps run again", self.maps_again)?;
@@ -226,6 +264,7 @@ impl Report {
             let ProcessFigures { name, wall_s, cpu_s, peak_rss_mib, fate } = process;
             let fate = match fate {
                 Fate::KilledByFault => "  killed on purpose",
+                Fate::Drained => "  drained",
                 Fate::Died(_) => "  ended by itself",
                 Fate::Running | Fate::EndedByDemo => "",
             };

@@ -13,9 +13,10 @@ use crate::signals::Signals;
 /// The option by which a process that starts a role ties it to its own life.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ParentArgs {
-    /// Ends at once when standard input closes, and removes this folder then, and the one around it if it is empty
+    /// Ends at once when standard input closes, and removes this folder then, and the one around it if it is empty; may be
+    /// repeated
     #[arg(long, value_name = "FOLDER", hide = true)]
-    until_stdin_closes: Option<PathBuf>,
+    until_stdin_closes: Vec<PathBuf>,
 }
 
 /// Why a role ends.
@@ -41,7 +42,7 @@ impl ParentArgs {
     }
 
     async fn left_behind(&self) {
-        if self.until_stdin_closes.is_none() {
+        if self.until_stdin_closes.is_empty() {
             return std::future::pending().await;
         }
         // A thread that reads can't be cancelled, but it ends with the process, and that is about to end when this is
@@ -54,12 +55,13 @@ impl ParentArgs {
 
     /// Removes what the vanished process would have removed.
     pub(super) fn clean_up(&self) {
-        let Some(folder) = &self.until_stdin_closes else { return };
-        let removed = Disk::real().remove_dir_all(folder);
-        if let Err(error) = removed {
-            tracing::warn!(%error, "clean up after the process that started this one");
+        for folder in &self.until_stdin_closes {
+            let removed = Disk::real().remove_dir_all(folder);
+            if let Err(error) = removed {
+                tracing::warn!(%error, "clean up after the process that started this one");
+            }
+            // The last one of several that were left behind succeeds.
+            let _ = folder.parent().map(fs::remove_dir::<&Path>);
         }
-        // The last one of several that were left behind succeeds.
-        let _ = folder.parent().map(fs::remove_dir::<&Path>);
     }
 }

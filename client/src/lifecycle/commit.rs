@@ -1,199 +1,352 @@
-//! Commits: freezes and seals what the rules name, at all workers at once, until nothing of it is in between.
+//! Commits: freezes and seals what the rules name, at each worker on its own, until nothing is due there.
+//!
+//! Owns: the calls, their repeats, and when a worker is not waited for any longer. Does not own: what is due
+//! (`mallorn_client_core::lifecycle`).
+//!
+//! One task runs per generation and worker with something due. So a worker that is away delays what lies there alone,
+//! and a copy that is sealed later than the other one delays nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_client_core::lifecycle::SealedAt;
+use mallorn_client_core::lifecycle::{CopyFailure, Due, GenerationState, SealOffer};
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Generation, LocationId, SealId, ShuffleId, WorkerId};
 use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 use mallorn_proto::v1;
 use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::{clock, task};
 
-use super::workers::Found;
+use super::workers::{Found, Stall};
 use super::{Shared, application_of};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Between two looks at epochs that rest.
+const REST_LOOK: Duration = Duration::from_millis(500);
 
-/// Starts the commit of these partitions' epochs, unless one runs that will see to them. It goes on when its caller is
-/// gone.
-pub(super) fn start(shared: &Arc<Shared>, shuffle: u32, generation: Generation, partitions: Range<u32>) {
+/// The commits of one generation that run.
+#[derive(Debug)]
+pub(super) struct Committing {
+    since: clock::Instant,
+    /// Workers that a task sees to.
+    workers: BTreeSet<WorkerId>,
+    /// It was logged that nothing is waited for any longer.
+    told: bool,
+}
+
+/// By the generation's number on the wire.
+pub(super) type Commits = BTreeMap<ShuffleId, Committing>;
+
+/// Starts the commit of these partitions' epochs.
+pub(super) fn commit(shared: &Arc<Shared>, shuffle: u32, generation: Generation, partitions: Range<u32>) {
+    if let Ok(state) = shared.truth.lock().lifecycle.generation(shuffle, generation) {
+        state.commit(partitions);
+    }
+    start(shared, shuffle, generation);
+}
+
+/// Sees to everything that is due, unless somebody does already. It goes on when its caller is gone.
+pub(super) fn start(shared: &Arc<Shared>, shuffle: u32, generation: Generation) {
+    let mut idle = Vec::new();
+    let wire = {
+        let truth = &mut *shared.truth.lock();
+        let Ok(state) = truth.lifecycle.generation(shuffle, generation) else { return };
+        let wire = state.wire();
+        for worker in state.due_workers() {
+            let begin = || Committing { since: clock::now(), workers: BTreeSet::new(), told: false };
+            if truth.committing.entry(wire).or_insert_with(begin).workers.insert(worker) {
+                idle.push(worker);
+            }
+        }
+        wire
+    };
+    for worker in idle {
+        let shared = Arc::clone(shared);
+        task::spawn(async move {
+            let at = At { shared: &shared, shuffle, generation, worker };
+            if shared.shutdown.or(at.run(wire)).await.is_none() {
+                shared.truth.lock().committing.remove(&wire);
+            }
+        });
+    }
+}
+
+/// Watches epochs that were replaced after a soft split, and commits them when they have rested.
+pub(super) fn rest(shared: &Arc<Shared>, shuffle: u32, generation: Generation) {
     let wire = {
         let mut truth = shared.truth.lock();
         let Ok(state) = truth.lifecycle.generation(shuffle, generation) else { return };
-        state.commit(partitions.clone());
         let wire = state.wire();
-        if state.is_committed(&partitions) || !truth.committing.insert(wire) {
+        if !state.is_resting() || !truth.resting.insert(wire) {
             return;
         }
         wire
     };
     let shared = Arc::clone(shared);
     task::spawn(async move {
-        let work = run(&shared, shuffle, generation, wire);
-        if shared.shutdown.or(work).await.is_none() {
-            shared.truth.lock().committing.remove(&wire);
+        loop {
+            let is_over = {
+                let now = shared.clock.now();
+                let mut truth = shared.truth.lock();
+                let is_resting = match truth.lifecycle.generation(shuffle, generation) {
+                    Ok(state) => {
+                        state.commit_rested(now);
+                        state.is_resting()
+                    }
+                    Err(_) => false,
+                };
+                !is_resting && truth.resting.remove(&wire)
+            };
+            start(&shared, shuffle, generation);
+            if is_over || shared.shutdown.or(clock::sleep(REST_LOOK)).await.is_none() {
+                return;
+            }
         }
     });
 }
 
-async fn run(shared: &Shared, shuffle: u32, generation: Generation, wire: ShuffleId) {
-    let started = clock::now();
-    let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
-    loop {
-        let work = {
-            let mut truth = shared.truth.lock();
-            let work = match truth.lifecycle.generation(shuffle, generation) {
-                Ok(state) => by_worker(state.to_freeze(), state.to_seal()),
-                Err(_) => BTreeMap::new(),
-            };
-            if work.is_empty() {
-                truth.committing.remove(&wire);
-            }
-            work
-        };
-        if work.is_empty() {
-            shared.changed();
-            let ms = started.elapsed().as_millis();
-            tracing::info!(event = "committed", shuffle, generation = %generation, ms);
-            return;
-        }
-        let at = At { shared, shuffle, generation };
-        let calls = work.into_iter().map(|(worker, work)| at.commit_at(worker, work));
-        let answered = crate::concurrently(calls).await.into_iter().all(|answered| answered);
-        shared.changed();
-        if answered {
-            backoff.reset();
-        } else {
-            backoff.wait(&shared.random).await;
-        }
-    }
-}
-
-#[derive(Default)]
-struct Work {
-    freeze: Vec<LocationId>,
-    seal: Vec<SealedAt>,
-}
-
-fn by_worker(freeze: Vec<(LocationId, WorkerId)>, seal: Vec<SealedAt>) -> BTreeMap<WorkerId, Work> {
-    let mut work: BTreeMap<WorkerId, Work> = BTreeMap::new();
-    for (location, worker) in freeze {
-        work.entry(worker).or_default().freeze.push(location);
-    }
-    for sealed in seal {
-        work.entry(sealed.worker).or_default().seal.push(sealed);
-    }
-    work
-}
-
-/// The generation whose commit runs.
+/// The generation and the worker whose commit runs.
+#[derive(Clone, Copy)]
 struct At<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     shuffle: u32,
     generation: Generation,
+    worker: WorkerId,
+}
+
+/// What a worker's answers have left to do.
+#[derive(Default)]
+struct Left {
+    /// Handed over.
+    moved: Vec<LocationId>,
+    not_durable: Vec<LocationId>,
 }
 
 impl At<'_> {
-    /// One round at one worker; `false` when it did not answer.
-    async fn commit_at(&self, worker: WorkerId, work: Work) -> bool {
-        let done = match self.freeze(worker, &work.freeze).await {
-            Ok(()) => self.seal(worker, &work.seal).await,
-            Err(error) => Err(error),
-        };
-        let Err(error) = done else {
-            self.shared.workers.reached(worker);
-            return true;
-        };
-        let unreached_for = self.shared.workers.unreached(worker);
-        let name = self.shared.workers.address(worker).map(|address| address.name).unwrap_or_default();
-        let found = self.shared.workers.find(worker, self.shared.worker_lease).await;
-        // One that the master still hears, but that this side cannot reach, is waited for twice as long.
-        let patience = (self.shared.worker_lease + self.shared.config.wait_for_return.0) * 2;
-        let gone = match found {
-            Found::Gone => true,
-            Found::Here(_) => unreached_for > patience,
-            Found::Away => false,
-        };
-        if gone {
-            tracing::warn!(event = "commit_lost", worker = %name, %error, "give up on a worker's locations");
-            let why = format!("worker {name} is gone");
-            let locations = work.freeze.into_iter().chain(work.seal.into_iter().map(|sealed| sealed.location));
-            self.each(locations, |state, location| state.failed(location, &why));
+    async fn run(&self, wire: ShuffleId) {
+        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+        loop {
+            let due = self.due(wire);
+            if due == Due::default() {
+                return;
+            }
+            let gets_on = match self.round(&due).await {
+                Ok(left) => self.left(left).await,
+                Err(error) => self.unanswered(&due, &error, backoff.is_fresh()).await,
+            };
+            // What was fixed here may be due elsewhere.
+            start(self.shared, self.shuffle, self.generation);
+            self.tell(wire);
+            self.shared.changed();
+            if gets_on {
+                backoff.reset();
+            } else {
+                backoff.wait(&self.shared.random).await;
+            }
         }
-        gone
     }
 
-    async fn freeze(&self, worker: WorkerId, locations: &[LocationId]) -> Result<(), tonic::Status> {
+    /// What is due; where that is nothing, nobody sees to this worker from here on.
+    fn due(&self, wire: ShuffleId) -> Due {
+        let truth = &mut *self.shared.truth.lock();
+        let found = truth.lifecycle.generation(self.shuffle, self.generation);
+        let due = found.map_or_else(|_| Due::default(), |state| state.due(self.worker));
+        if due == Due::default()
+            && let Some(committing) = truth.committing.get_mut(&wire)
+        {
+            committing.workers.remove(&self.worker);
+            if committing.workers.is_empty() {
+                truth.committing.remove(&wire);
+            }
+        }
+        due
+    }
+
+    /// Logs, once for each time that something was committed, that nothing is waited for any longer.
+    fn tell(&self, wire: ShuffleId) {
+        let (since, degraded) = {
+            let truth = &mut *self.shared.truth.lock();
+            let Ok(state) = truth.lifecycle.generation(self.shuffle, self.generation) else { return };
+            let Some(committing) = truth.committing.get_mut(&wire) else { return };
+            if committing.told || !state.is_committed(&(0..state.partitions())) {
+                return;
+            }
+            committing.told = true;
+            (committing.since, state.degraded())
+        };
+        let (shuffle, generation, ms) = (self.shuffle, self.generation, since.elapsed().as_millis());
+        tracing::info!(event = "committed", shuffle, %generation, ms);
+        if degraded > 0 {
+            let text = "locations of which one copy is sealed; the seal is offered to the other one";
+            tracing::warn!(event = "commit_degraded", shuffle, %generation, degraded, "{text}");
+        }
+    }
+
+    async fn round(&self, due: &Due) -> Result<Left, tonic::Status> {
+        let mut left = Left::default();
+        self.freeze(&due.freeze, &mut left).await?;
+        self.seal(&due.seal, &mut left).await?;
+        self.shared.workers.reached(self.worker);
+        Ok(left)
+    }
+
+    async fn freeze(&self, locations: &[LocationId], left: &mut Left) -> Result<(), tonic::Status> {
         for page in locations.chunks(PAGE_LOCATIONS_MAX) {
             let request = v1::FreezeRequest {
                 cluster: self.shared.workers.cluster.clone(),
                 application: application_of(self.shared),
-                worker: Some(worker.into()),
+                worker: Some(self.worker.into()),
                 locations: page.iter().copied().map(Into::into).collect(),
             };
-            let reply = self.door(worker)?.freeze(request).await?.into_inner();
+            let reply = self.door()?.freeze(request).await?.into_inner();
             answers_all(page.len(), reply.locations.len())?;
             let answers = page.iter().copied().zip(&reply.locations);
             self.each(answers, |state, (location, frozen)| {
                 if frozen.unknown {
-                    state.failed(location, "its worker does not have it");
+                    state.failed(location, self.worker, CopyFailure::Unknown);
+                } else if frozen.moved {
+                    state.missed(location, self.worker);
+                    left.moved.push(location);
                 } else {
-                    state.frozen(location, frozen.acked_length, SealId(self.shared.random.id()));
+                    state.frozen(location, self.worker, frozen.acked_length);
                 }
+                state.fix(location, SealId(self.shared.random.id()));
             });
         }
         Ok(())
     }
 
-    async fn seal(&self, worker: WorkerId, locations: &[SealedAt]) -> Result<(), tonic::Status> {
-        for page in locations.chunks(PAGE_LOCATIONS_MAX) {
-            let one = |sealed: &SealedAt| v1::SealOne {
-                location: Some(sealed.location.into()),
-                seal: sealed.seal.0,
-                length: sealed.length,
-            };
-            let request = v1::SealRequest {
-                cluster: self.shared.workers.cluster.clone(),
-                application: application_of(self.shared),
-                worker: Some(worker.into()),
-                locations: page.iter().map(one).collect(),
-                ..Default::default()
-            };
-            let reply = self.door(worker)?.seal(request).await?.into_inner();
-            answers_all(page.len(), reply.locations.len())?;
-            let answers = page.iter().map(|sealed| sealed.location).zip(&reply.locations);
-            self.each(answers, |state, (location, sealed)| {
-                use v1::sealed::Outcome;
-                match sealed.outcome() {
-                    Outcome::Sealed => state.sealed(location),
-                    // It is offered again.
-                    Outcome::NotDurable => {}
-                    Outcome::Moved => state.failed(location, "its worker has handed it over"),
-                    Outcome::Unknown => state.failed(location, "its worker does not have it"),
-                    Outcome::Short => state.failed(location, "its worker holds less than was acked"),
-                    Outcome::Conflict => state.failed(location, "its worker has sealed it otherwise"),
-                }
-            });
+    async fn seal(&self, offers: &[SealOffer], left: &mut Left) -> Result<(), tonic::Status> {
+        let mut by_durability: BTreeMap<Durability, Vec<SealOffer>> = BTreeMap::new();
+        for offer in offers {
+            by_durability.entry(offer.durability).or_default().push(*offer);
+        }
+        for (durability, offers) in by_durability {
+            for page in offers.chunks(PAGE_LOCATIONS_MAX) {
+                self.seal_page(durability, page, left).await?;
+            }
         }
         Ok(())
     }
 
-    fn door(
+    async fn seal_page(
         &self,
-        worker: WorkerId,
-    ) -> Result<v1::worker_client::WorkerClient<tonic::transport::Channel>, tonic::Status> {
-        self.shared.workers.door(worker).ok_or_else(|| tonic::Status::unavailable("the worker's address is not known"))
+        durability: Durability,
+        page: &[SealOffer],
+        left: &mut Left,
+    ) -> Result<(), tonic::Status> {
+        let one = |offer: &SealOffer| v1::SealOne {
+            location: Some(offer.location.into()),
+            seal: offer.seal.0,
+            length: offer.length,
+        };
+        let request = v1::SealRequest {
+            cluster: self.shared.workers.cluster.clone(),
+            application: application_of(self.shared),
+            worker: Some(self.worker.into()),
+            locations: page.iter().map(one).collect(),
+            durability: durability.to_wire(),
+        };
+        let reply = self.door()?.seal(request).await?.into_inner();
+        answers_all(page.len(), reply.locations.len())?;
+        let answers = page.iter().map(|offer| offer.location).zip(&reply.locations);
+        self.each(answers, |state, (location, sealed)| {
+            use v1::sealed::Outcome;
+            match sealed.outcome() {
+                Outcome::Sealed => state.sealed(location, self.worker, durability),
+                Outcome::NotDurable => left.not_durable.push(location),
+                Outcome::Moved => left.moved.push(location),
+                Outcome::Unknown => state.failed(location, self.worker, CopyFailure::Unknown),
+                Outcome::Short => state.failed(location, self.worker, CopyFailure::Short),
+                Outcome::Conflict => state.failed(location, self.worker, CopyFailure::Conflict),
+            }
+        });
+        Ok(())
     }
 
-    fn each<T>(
-        &self,
-        items: impl Iterator<Item = T>,
-        mut rule: impl FnMut(&mut mallorn_client_core::lifecycle::GenerationState, T),
-    ) {
+    /// Sees to what the worker did not do; `false` where it is to be asked again after a while.
+    async fn left(&self, left: Left) -> bool {
+        let Left { moved, not_durable } = left;
+        let gets_on = moved.is_empty() && not_durable.is_empty();
+        if not_durable.is_empty() {
+            self.shared.workers.goes_on(Stall::NotDurable, self.worker);
+        } else if self.shared.workers.stalled(Stall::NotDurable, self.worker) > self.shared.reader_waits() {
+            let (worker, locations) = (self.shared.workers.name(self.worker), not_durable.len());
+            tracing::warn!(event = "commit_not_durable", %worker, locations, "no disk of a worker takes locations");
+            self.each(not_durable.into_iter(), |state, location| state.not_durable(location, self.worker));
+        }
+        if moved.is_empty() {
+            self.shared.workers.goes_on(Stall::Moved, self.worker);
+            return gets_on;
+        }
+        let lost = self.follow(moved).await;
+        if lost.is_empty() {
+            self.shared.workers.goes_on(Stall::Moved, self.worker);
+        } else if self.shared.workers.stalled(Stall::Moved, self.worker) > self.shared.reader_waits() {
+            self.give_up(lost, "it has handed them over, and nobody has taken them");
+        }
+        gets_on
+    }
+
+    /// Goes on where locations were handed over to; returns those of which nobody knows where they are.
+    async fn follow(&self, locations: Vec<LocationId>) -> Vec<LocationId> {
+        let moved = self.shared.workers.moved(&self.shared.application, self.worker, &locations).await;
+        let known: BTreeSet<_> = moved.iter().map(|(location, _)| *location).collect();
+        self.each(moved.into_iter(), |state, (location, taker)| state.moved(location, self.worker, taker));
+        locations.into_iter().filter(|location| !known.contains(location)).collect()
+    }
+
+    /// The worker did not answer; `true` when nothing is left to ask it for.
+    async fn unanswered(&self, due: &Due, error: &tonic::Status, is_first: bool) -> bool {
+        let workers = &self.shared.workers;
+        // The other copies need not wait until it is known where this worker is.
+        self.each(due.freeze.iter(), |state, location| {
+            state.missed(*location, self.worker);
+            state.fix(*location, SealId(self.shared.random.id()));
+        });
+        start(self.shared, self.shuffle, self.generation);
+        let unreached_for = workers.stalled(Stall::Unreached, self.worker);
+        if is_first {
+            let (worker, locations) = (workers.name(self.worker), due.freeze.len() + due.seal.len());
+            tracing::warn!(event = "commit_waits", %worker, locations, %error, "a worker does not answer");
+        }
+        let found = workers.find(self.worker, self.shared.worker_lease).await;
+        // One that the master still hears, but that this side cannot reach, is waited for twice as long.
+        let is_given_up = match found {
+            Found::Gone => true,
+            Found::Here(_) => unreached_for > self.shared.reader_waits() * 2,
+            Found::Away => false,
+        };
+        let all = due.freeze.iter().copied().chain(due.seal.iter().map(|offer| offer.location));
+        let rest = match found {
+            Found::Here(_) if !is_given_up => return false,
+            _ => self.follow(all.collect()).await,
+        };
+        if is_given_up {
+            self.give_up(rest, error.message());
+            return true;
+        }
+        rest.is_empty()
+    }
+
+    fn give_up(&self, locations: Vec<LocationId>, why: &str) {
+        let (worker, count) = (self.shared.workers.name(self.worker), locations.len());
+        tracing::warn!(event = "commit_lost", %worker, count, why, "give up on a worker's locations");
+        self.each(locations.into_iter(), |state, location| {
+            state.failed(location, self.worker, CopyFailure::Gone);
+            state.fix(location, SealId(self.shared.random.id()));
+        });
+    }
+
+    fn door(&self) -> Result<v1::worker_client::WorkerClient<tonic::transport::Channel>, tonic::Status> {
+        let door = self.shared.workers.door(self.worker);
+        door.ok_or_else(|| tonic::Status::unavailable("the worker's address is not known"))
+    }
+
+    fn each<T>(&self, items: impl Iterator<Item = T>, mut rule: impl FnMut(&mut GenerationState, T)) {
         let mut truth = self.shared.truth.lock();
         if let Ok(state) = truth.lifecycle.generation(self.shuffle, self.generation) {
             items.for_each(|item| rule(state, item));

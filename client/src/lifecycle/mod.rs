@@ -24,7 +24,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_client_core::lifecycle::{AttemptName, Current, Lifecycle, LookupError, Stage};
+use mallorn_client_core::lifecycle::{AttemptName, Current, Lifecycle, LookupError, Protection, Stage};
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Attempt, Generation, Instance, MapId, ShuffleId};
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
@@ -37,7 +38,7 @@ use mallorn_runtime::{grpc, net};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::config::LifecycleConfig;
+use crate::config::{LifecycleConfig, ShuffleOptions};
 use crate::error::{LifecycleError, StartError};
 use workers::Workers;
 
@@ -67,6 +68,8 @@ pub struct StageEnd {
     pub generation: Generation,
     /// Partitions of which something is lost; reading them is `PartitionLost`.
     pub lost_partitions: u32,
+    /// Locations that are kept once where two copies were wanted. One is being made whole still, if its worker returns.
+    pub degraded_locations: u32,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,9 @@ pub(crate) struct Shared {
 struct Truth {
     lifecycle: Lifecycle,
     placing: BTreeSet<ShuffleId>,
-    committing: BTreeSet<ShuffleId>,
+    committing: commit::Commits,
+    /// Generations of which somebody watches epochs that rest.
+    resting: BTreeSet<ShuffleId>,
     /// A newer instance of the application is registered: everything is refused from here on.
     fenced: bool,
 }
@@ -111,7 +116,8 @@ impl LifecycleManager {
         tracing::info!(event = "application_registered", %application, %address);
 
         let lifecycle = Lifecycle::new(config.attempt_lease.0);
-        let truth = Truth { lifecycle, placing: BTreeSet::new(), committing: BTreeSet::new(), fenced: false };
+        let (placing, committing, resting) = (BTreeSet::new(), commit::Commits::new(), BTreeSet::new());
+        let truth = Truth { lifecycle, placing, committing, resting, fenced: false };
         let shared = Arc::new(Shared {
             application,
             config,
@@ -161,8 +167,24 @@ impl LifecycleManager {
         partitions: u32,
         maps: Option<u32>,
     ) -> Result<Generation, LifecycleError> {
+        self.register_with(shuffle, partitions, maps, ShuffleOptions::default()).await
+    }
+
+    /// Declares a shuffle that is kept otherwise than the application's others.
+    ///
+    /// # Errors
+    /// As [`Self::register`]. `Invalid` also for more than two copies, `NoSpace` also when there are too few workers
+    /// for two copies, or no worker with a disk for what is to be written.
+    pub async fn register_with(
+        &self,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+        options: ShuffleOptions,
+    ) -> Result<Generation, LifecycleError> {
         let within = self.shared.config.place_within.0;
-        Ok(self.shared.register(shuffle, partitions, maps, within).await?.generation)
+        let declared = options.declare(self.shared.application.instance.0, shuffle, partitions, maps);
+        Ok(self.shared.register(&declared, within).await?.generation)
     }
 
     /// Starts the shuffle's next generation if `seen` is the current one, and answers which one is current: after a
@@ -264,20 +286,29 @@ impl Shared {
         )
     }
 
+    /// How long a reader waits for a worker that vanished.
+    fn reader_waits(&self) -> Duration {
+        self.worker_lease + self.config.wait_for_return.0
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|version| *version += 1);
     }
 
     pub(crate) async fn register(
         self: &Arc<Self>,
-        shuffle: u32,
-        partitions: u32,
-        maps: Option<u32>,
+        declared: &v1::RegisterShuffleRequest,
         within: Duration,
     ) -> Result<Current, LifecycleError> {
-        let current = self.with(|truth| Ok(truth.lifecycle.register(shuffle, partitions, maps)?))?;
+        let v1::RegisterShuffleRequest { shuffle, partitions, maps, .. } = *declared;
+        let (copies, durability) = (self.config.copies, Durability::from(self.config.durability));
+        let copies = declared.copies.unwrap_or(copies);
+        let protection =
+            Protection { copies, durability: declared.durability.map_or(durability, Durability::from_wire) };
+        let current = self.with(|truth| Ok(truth.lifecycle.register(shuffle, partitions, maps, protection)?))?;
         if current.started {
-            tracing::info!(event = "shuffle_registered", shuffle, partitions, maps, wire = %current.wire);
+            let (wire, durability) = (current.wire, protection.durability.name());
+            tracing::info!(event = "shuffle_registered", shuffle, partitions, maps, copies, durability, %wire);
         }
         place::all(self, shuffle, current.generation, within).await?;
         Ok(current)
@@ -334,7 +365,8 @@ impl Shared {
                 return Ok(None);
             }
             let lost = all.filter(|p| state.plan((*p).into()).lost.is_some()).count();
-            Ok(Some(StageEnd { generation, lost_partitions: lost as u32 }))
+            let degraded_locations = state.degraded() as u32;
+            Ok(Some(StageEnd { generation, lost_partitions: lost as u32, degraded_locations }))
         })
     }
 }

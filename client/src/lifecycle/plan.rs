@@ -1,11 +1,12 @@
 //! What readers ask: which attempts count, and which sealed locations hold their batches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_client_core::lifecycle::{GenerationState, PartitionPlan, Stage, Winner};
-use mallorn_proto::id::{Generation, Token};
-use mallorn_proto::limits::PAGE_MAPS_MAX;
+use mallorn_client_core::lifecycle::{GenerationState, Holding, PartitionPlan, Stage, Winner};
+use mallorn_proto::id::{Generation, LocationId, Token, WorkerId};
+use mallorn_proto::limits::{PAGE_MAPS_MAX, WORKERS_MAX};
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_runtime::clock;
@@ -27,7 +28,7 @@ pub(super) async fn read(
     // Only the read's first call names no generation: what is opened after it is not the read's business.
     if request.by_tokens && request.generation.is_none() {
         let partitions = range(request.partitions)?;
-        commit::start(shared, request.shuffle, generation, partitions);
+        commit::commit(shared, request.shuffle, generation, partitions);
     }
     loop {
         changes.mark_unchanged();
@@ -94,7 +95,8 @@ fn answer(
         }
     };
     let mut table = AddressTable::new(&shared.workers);
-    let partitions = plans.into_iter().map(|(partition, plan)| partition_plan(partition, plan, &mut table)).collect();
+    let partitions =
+        plans.into_iter().map(|(partition, plan)| partition_plan(shared, partition, plan, &mut table)).collect();
     Ok(Some(v1::PlanReadReply {
         pending: false,
         generation: generation.0,
@@ -104,20 +106,25 @@ fn answer(
     }))
 }
 
-fn partition_plan(partition: u32, plan: PartitionPlan, table: &mut AddressTable<'_>) -> v1::PartitionPlan {
+fn partition_plan(
+    shared: &Shared,
+    partition: u32,
+    plan: PartitionPlan,
+    table: &mut AddressTable<'_>,
+) -> v1::PartitionPlan {
     let location =
         |sealed: &mallorn_client_core::lifecycle::SealedAt, table: &mut AddressTable<'_>| v1::SealedLocation {
             location: Some(sealed.location.into()),
             seal: sealed.seal.0,
             length: sealed.length,
             worker: table.index(sealed.worker),
-            ..Default::default()
+            other: sealed.other.map_or(0, |other| table.index(other) + 1),
         };
     v1::PartitionPlan {
         partition,
         locations: plan.locations.iter().map(|sealed| location(sealed, table)).collect(),
         sum: plan.sum.map(|sum| v1::PartitionSum { partition, batches: sum.batches, bytes: sum.bytes, hash: sum.hash }),
-        lost: plan.lost.unwrap_or_default(),
+        lost: plan.lost.map(|lost| lost.describe(|worker| shared.workers.name(worker))).unwrap_or_default(),
     }
 }
 
@@ -155,21 +162,69 @@ fn named<'a>(
     Ok(Box::new(state.winners(maps)))
 }
 
-/// Where workers are now; and takes note of locations that a reader found gone.
-pub(super) async fn resolve(shared: &Shared, request: v1::ResolveRequest) -> Result<v1::ResolveReply, LifecycleError> {
+/// Where workers are now, or the locations that are read there; and takes note of what a reader did not find.
+pub(super) async fn resolve(
+    shared: &Arc<Shared>,
+    request: v1::ResolveRequest,
+) -> Result<v1::ResolveReply, LifecycleError> {
+    let (shuffle, generation) = (request.shuffle, Generation(request.generation));
+    let locations = request.read.iter().copied().map(LocationId::from).map(Some).chain(std::iter::repeat(None));
+    let asked: Vec<_> = request.workers.iter().take(WORKERS_MAX).copied().map(WorkerId::from).zip(locations).collect();
+    let mut read: BTreeMap<WorkerId, Vec<LocationId>> = BTreeMap::new();
     shared.with(|truth| {
-        let state = truth.lifecycle.generation(request.shuffle, Generation(request.generation))?;
+        let state = truth.lifecycle.generation(shuffle, generation)?;
         request.lost.iter().for_each(|location| state.strike((*location).into()));
+        for (worker, location) in &asked {
+            if let Some(location) = location {
+                state.reported(*location, *worker);
+                read.entry(*worker).or_default().push(*location);
+            }
+        }
         Ok(())
     })?;
-    let find = request.workers.iter().take(ITEMS_MAX).map(|worker| async move {
-        match shared.workers.find((*worker).into(), shared.worker_lease).await {
-            Found::Here(address) => v1::ResolvedLocation { address: Some(address), gone: false, away: false },
-            Found::Away => v1::ResolvedLocation { address: None, gone: false, away: true },
-            Found::Gone => v1::ResolvedLocation { address: None, gone: true, away: false },
+    // Tells whether it is gone, or has to be sealed once more, and offers the seal to the other copy if it has none.
+    commit::start(shared, shuffle, generation);
+    let mut moved = BTreeMap::new();
+    for (worker, locations) in read {
+        for (location, taker) in shared.workers.moved(&shared.application, worker, &locations).await {
+            moved.insert((worker, location), taker);
         }
+    }
+    let holders = shared.with(|truth| {
+        let state = truth.lifecycle.generation(shuffle, generation)?;
+        moved.iter().for_each(|((from, location), taker)| state.moved(*location, *from, *taker));
+        let of = |(_, location): &(WorkerId, Option<LocationId>)| location.and_then(|location| state.holders(location));
+        Ok(asked.iter().map(of).collect::<Vec<_>>())
+    })?;
+    let moved = &moved;
+    let find = asked.into_iter().zip(holders).map(|((worker, location), holders)| async move {
+        let now = location.and_then(|location| moved.get(&(worker, location)).copied()).unwrap_or(worker);
+        where_is(shared, now, holders).await
     });
     Ok(v1::ResolveReply { workers: crate::concurrently(find).await })
+}
+
+/// Where a reader goes on: at this worker, unless another one has the location for sure.
+async fn where_is(
+    shared: &Shared,
+    worker: WorkerId,
+    holders: Option<Vec<(WorkerId, Holding)>>,
+) -> v1::ResolvedLocation {
+    let mut holders = holders.unwrap_or_else(|| vec![(worker, Holding::Asked)]);
+    holders.sort_by_key(|(holder, holding)| (*holding, *holder != worker));
+    let mut away = false;
+    for (holder, holding) in holders {
+        if holding == Holding::Unsealed {
+            away = true;
+            continue;
+        }
+        match shared.workers.find(holder, shared.worker_lease).await {
+            Found::Here(address) => return v1::ResolvedLocation { address: Some(address), gone: false, away: false },
+            Found::Away => away = true,
+            Found::Gone => {}
+        }
+    }
+    v1::ResolvedLocation { address: None, gone: !away, away }
 }
 
 fn tokens(named: &[u64]) -> Vec<Token> {

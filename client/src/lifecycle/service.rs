@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_client_core::lifecycle::{AttemptKey, AttemptName, OpenAt, Revived};
+use mallorn_client_core::lifecycle::{AttemptKey, AttemptName, NoSpace, OpenAt, Replacing, Revived};
 use mallorn_client_core::push::BatchSum;
 use mallorn_proto::id::{Attempt, Epoch, Generation, Instance, MapId, Partition, Token};
 use mallorn_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
@@ -61,8 +61,7 @@ impl Lifecycle for Service {
         reply(
             async {
                 self.check(request.instance)?;
-                let v1::RegisterShuffleRequest { shuffle, partitions, maps, .. } = request;
-                let current = self.shared.register(shuffle, partitions, maps, self.place_within()).await?;
+                let current = self.shared.register(&request, self.place_within()).await?;
                 Ok(v1::RegisterShuffleReply { generation: current.generation.0 })
             }
             .await,
@@ -203,9 +202,9 @@ impl Service {
         let ended = self.shared.with(|truth| {
             let state = truth.lifecycle.generation(id.shuffle, generation)?;
             state.stage_page(key, request.page, &sums)?;
-            Ok(if request.last_page { Some((state.finish_attempt(key, token)?, state.partitions())) } else { None })
+            Ok(if request.last_page { Some(state.finish_attempt(key, token)?) } else { None })
         })?;
-        let Some((ended, partitions)) = ended else { return Ok(v1::MapperEndReply::default()) };
+        let Some(ended) = ended else { return Ok(v1::MapperEndReply::default()) };
         tracing::debug!(
             event = "attempt_ended",
             shuffle = id.shuffle,
@@ -216,7 +215,7 @@ impl Service {
         if ended.stage_ended {
             tracing::info!(event = "stage_ended", shuffle = id.shuffle, generation = %generation);
             self.shared.changed();
-            commit::start(&self.shared, id.shuffle, generation, 0..partitions);
+            commit::start(&self.shared, id.shuffle, generation);
         }
         Ok(v1::MapperEndReply { token: ended.token.0, won: ended.won })
     }
@@ -232,7 +231,7 @@ impl Service {
             }
             Ok(())
         })?;
-        let partitions: Vec<_> = request.partitions.iter().copied().map(Partition).collect();
+        let partitions: Vec<_> = request.partitions.iter().map(|partition| (Partition(*partition), None)).collect();
         let answers = self.placed((request.shuffle, generation), &partitions).await?;
         let mut table = AddressTable::new(&self.shared.workers);
         let mut locations = Vec::with_capacity(answers.len());
@@ -256,22 +255,31 @@ impl Service {
         bounded(request.partitions.len())?;
         let id = attempt(request.attempt.as_ref())?;
         let generation = Generation(id.generation);
+        let why = match request.cause() {
+            Cause::HardSplit | Cause::Unreachable => Replacing::Refused,
+            Cause::SoftSplit => Replacing::Full,
+        };
         let first = self.shared.with(|truth| {
             let state = truth.lifecycle.generation(id.shuffle, generation)?;
             let mut answers = Vec::with_capacity(request.partitions.len());
             for one in &request.partitions {
+                let (partition, epoch) = (Partition(one.partition), Epoch(one.epoch));
                 if request.cause() == Cause::Unreachable
-                    && let Revived::Open(open) = state.answer(Partition(one.partition))
-                    && open.location.epoch == Epoch(one.epoch)
+                    && let Revived::Open(open) = state.answer(partition, None)
+                    && open.location.epoch == epoch
                 {
                     self.shared.workers.exclude(open.worker, EXCLUDE_UNREACHABLE);
                 }
-                answers.push(state.revive(key_of(id), Partition(one.partition), Epoch(one.epoch))?);
+                answers.push(state.revive(key_of(id), partition, epoch, why)?);
             }
             Ok(answers)
-        })?;
+        });
+        // What was refused is committed at once, whatever became of the others.
+        commit::start(&self.shared, id.shuffle, generation);
+        let first = first?;
         let waiting = |answer: &Revived| matches!(answer, Revived::Wanted);
-        let partitions: Vec<_> = request.partitions.iter().map(|one| Partition(one.partition)).collect();
+        let of = |one: &v1::ReviveOne| (Partition(one.partition), Some(Epoch(one.epoch)));
+        let partitions: Vec<_> = request.partitions.iter().map(of).collect();
         let answers = if first.iter().any(waiting) {
             let placed = self.placed((id.shuffle, generation), &partitions).await?;
             first.into_iter().zip(placed).map(|(first, placed)| if waiting(&first) { placed } else { first }).collect()
@@ -282,7 +290,11 @@ impl Service {
     }
 
     /// Waits until each of the partitions is placed, or known to have no space, or the wait is over.
-    async fn placed(&self, of: (u32, Generation), partitions: &[Partition]) -> Result<Vec<Revived>, LifecycleError> {
+    async fn placed(
+        &self,
+        of: (u32, Generation),
+        partitions: &[(Partition, Option<Epoch>)],
+    ) -> Result<Vec<Revived>, LifecycleError> {
         let deadline = clock::now() + LIFECYCLE_WAIT_MAX;
         let mut changes = self.shared.changes.subscribe();
         loop {
@@ -290,7 +302,7 @@ impl Service {
             place::start(&self.shared, of.0, of.1);
             let answers = self.shared.with(|truth| {
                 let state = truth.lifecycle.generation(of.0, of.1)?;
-                Ok(partitions.iter().map(|partition| state.answer(*partition)).collect::<Vec<_>>())
+                Ok(partitions.iter().map(|(partition, epoch)| state.answer(*partition, *epoch)).collect::<Vec<_>>())
             })?;
             let left = deadline.saturating_duration_since(clock::now());
             let waiting = answers.iter().any(|answer| matches!(answer, Revived::Wanted));
@@ -304,7 +316,7 @@ impl Service {
 
 fn revive_reply(answers: Vec<Revived>, mut table: AddressTable<'_>) -> v1::ReviveReply {
     use v1::revived::Outcome;
-    let (mut arena_bytes, mut held_bytes) = (0, 0);
+    let mut nowhere = None;
     let mut partitions = Vec::with_capacity(answers.len());
     for answer in answers {
         let (outcome, location) = match answer {
@@ -312,14 +324,16 @@ fn revive_reply(answers: Vec<Revived>, mut table: AddressTable<'_>) -> v1::Reviv
             Revived::MapEnded => (Outcome::MapEnded, None),
             Revived::StageEnded => (Outcome::StageEnded, None),
             Revived::NoSpace(full) => {
-                (arena_bytes, held_bytes) = (full.arena_bytes, full.held_bytes);
+                nowhere = Some(full);
                 (Outcome::NoSpace, None)
             }
             Revived::Wanted => (Outcome::NoSpace, None),
         };
         partitions.push(v1::Revived { outcome: outcome.into(), location });
     }
-    v1::ReviveReply { workers: table.addresses, partitions, arena_bytes, held_bytes }
+    let missing = nowhere.map(|full| full.to_string()).unwrap_or_default();
+    let NoSpace { arena_bytes, held_bytes, .. } = nowhere.unwrap_or_default();
+    v1::ReviveReply { workers: table.addresses, partitions, arena_bytes, held_bytes, missing }
 }
 
 fn open_location(open: OpenAt, table: &mut AddressTable<'_>) -> v1::OpenLocation {

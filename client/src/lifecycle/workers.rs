@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use mallorn_proto::id::{Application, ShuffleId, WorkerId};
-use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use mallorn_proto::id::{Application, LocationId, ShuffleId, WorkerId};
+use mallorn_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX};
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_proto::v1::worker_client::WorkerClient;
@@ -52,12 +52,30 @@ struct State {
     book: BTreeMap<WorkerId, v1::WorkerAddress>,
     /// By worker, with the address that it leads to.
     doors: BTreeMap<WorkerId, (String, WorkerClient<Channel>)>,
-    /// Not to be given new locations until then.
-    excluded: BTreeMap<WorkerId, Duration>,
+    /// Not to be given new locations for a while.
+    excluded: BTreeMap<WorkerId, Excluded>,
     /// Workers of which nobody can say where they are.
     unknown: BTreeMap<WorkerId, Missed>,
-    /// Workers that do not answer.
-    unreached: BTreeMap<WorkerId, Missed>,
+    /// Workers at which a commit does not get on.
+    stalled: BTreeMap<(Stall, WorkerId), Missed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Excluded {
+    until: Duration,
+    /// It had no disk for what was to be kept.
+    without_disk: bool,
+}
+
+/// Why a commit does not get on at a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stall {
+    /// It does not answer.
+    Unreached,
+    /// It has no disk for what is to be kept.
+    NotDurable,
+    /// It has handed something over, and nobody has said that he took it.
+    Moved,
 }
 
 /// When a worker was missed first, and last.
@@ -68,7 +86,7 @@ struct Missed {
 }
 
 /// Notes that a worker is missed; returns for how long it has been.
-fn miss(missed: &mut BTreeMap<WorkerId, Missed>, worker: WorkerId, now: Duration) -> Duration {
+fn miss<K: Ord + Copy>(missed: &mut BTreeMap<K, Missed>, worker: K, now: Duration) -> Duration {
     let is_over = |missed: &Missed| now.saturating_sub(missed.last) > MISSED_AGAIN_WITHIN;
     if missed.get(&worker).is_none_or(is_over) {
         missed.retain(|_, missed| !is_over(missed));
@@ -126,14 +144,26 @@ impl Workers {
     /// Gives a worker no new locations for a while.
     pub(super) fn exclude(&self, worker: WorkerId, how_long: Duration) {
         let until = self.clock.now() + how_long;
-        self.state.lock().excluded.insert(worker, until);
+        self.state.lock().excluded.insert(worker, Excluded { until, without_disk: false });
+    }
+
+    /// The same, because it has no disk for what is to be kept.
+    pub(super) fn exclude_without_disk(&self, worker: WorkerId, how_long: Duration) {
+        let until = self.clock.now() + how_long;
+        self.state.lock().excluded.insert(worker, Excluded { until, without_disk: true });
     }
 
     pub(super) fn excluded(&self) -> Vec<WorkerId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.excluded.retain(|_, until| *until > now);
+        state.excluded.retain(|_, excluded| excluded.until > now);
         state.excluded.keys().copied().collect()
+    }
+
+    /// How many workers are left out for want of a disk.
+    pub(super) fn without_disk(&self) -> u32 {
+        let state = self.state.lock();
+        state.excluded.values().filter(|excluded| excluded.without_disk).count() as u32
     }
 
     /// Workers to try when the master cannot be asked: all known ones that are not excluded.
@@ -173,16 +203,60 @@ impl Workers {
         }
     }
 
-    /// Notes that a worker does not answer; returns for how long it has not.
-    pub(super) fn unreached(&self, worker: WorkerId) -> Duration {
-        miss(&mut self.state.lock().unreached, worker, self.clock.now())
+    /// Where locations of a worker are now that it has handed them over, as far as the master knows.
+    pub(super) async fn moved(
+        &self,
+        application: &Application,
+        from: WorkerId,
+        locations: &[LocationId],
+    ) -> Vec<(LocationId, WorkerId)> {
+        let mut moved = Vec::new();
+        for page in locations.chunks(PAGE_LOCATIONS_MAX) {
+            let request = v1::ResolveMovedRequest {
+                cluster: self.cluster.clone(),
+                application: Some(application.clone().into()),
+                from: Some(from.into()),
+                locations: page.iter().copied().map(Into::into).collect(),
+            };
+            let reply = match self.master().resolve_moved(request).await {
+                Ok(reply) => reply.into_inner(),
+                Err(error) => {
+                    tracing::debug!(worker = %from, %error, "ask where locations are that were handed over");
+                    break;
+                }
+            };
+            self.learn(&reply.workers);
+            let taker = |index: u32| {
+                let address = reply.workers.get((index as usize).checked_sub(1)?)?;
+                address.worker.map(WorkerId::from).filter(|taker| *taker != from)
+            };
+            let takers = reply.taken_by.iter().map(|index| taker(*index));
+            moved.extend(page.iter().zip(takers).filter_map(|(location, taker)| Some((*location, taker?))));
+        }
+        moved
+    }
+
+    /// Notes that a commit does not get on at a worker; returns for how long it has not.
+    pub(super) fn stalled(&self, why: Stall, worker: WorkerId) -> Duration {
+        miss(&mut self.state.lock().stalled, (why, worker), self.clock.now())
+    }
+
+    /// It gets on again.
+    pub(super) fn goes_on(&self, why: Stall, worker: WorkerId) {
+        self.state.lock().stalled.remove(&(why, worker));
     }
 
     /// A worker answered.
     pub(super) fn reached(&self, worker: WorkerId) {
         let mut state = self.state.lock();
-        state.unreached.remove(&worker);
+        state.stalled.remove(&(Stall::Unreached, worker));
         state.unknown.remove(&worker);
+    }
+
+    /// A worker's name for people.
+    pub(super) fn name(&self, worker: WorkerId) -> String {
+        let name = self.address(worker).map(|address| address.name).filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| worker.to_string())
     }
 
     /// Tells workers to forget a shuffle; who cannot be reached is left to the master.

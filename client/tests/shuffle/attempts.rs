@@ -40,7 +40,7 @@ async fn an_attempt_that_gives_up_is_declared_failed() {
     let driver = FakeLifecycle::start(1, &worker.address).await;
     let no_space = v1::Revived { outcome: v1::revived::Outcome::NoSpace.into(), location: None };
     driver.script.lock().revive =
-        Some(v1::ReviveReply { workers: Vec::new(), partitions: vec![no_space], arena_bytes: 10, held_bytes: 9 });
+        Some(v1::ReviveReply { partitions: vec![no_space], arena_bytes: 10, held_bytes: 9, ..Default::default() });
     let client = driver.client(hasty()).await;
     let mut attempt = client.start_attempt(0, 0, 0).await.unwrap();
     attempt.push(0, b"unit").await.unwrap();

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mallorn_client::{ClientConfig, LifecycleConfig, LifecycleManager, ShuffleClient};
+use mallorn_client::{ClientConfig, Durability, LifecycleConfig, LifecycleManager, ShuffleClient};
 use mallorn_proto::limits::BODY_BYTES_DEFAULT;
 use mallorn_runtime::config::{ByteSize, Span};
 use mallorn_runtime::disk::Disk;
@@ -60,9 +60,11 @@ impl Cluster {
         LifecycleManager::start(application, self.lifecycle_config(), self.random.clone()).await.unwrap()
     }
 
+    /// These workers have no disks.
     pub(crate) fn lifecycle_config(&self) -> LifecycleConfig {
         LifecycleConfig {
             master: self.master.control_address().to_string(),
+            durability: Durability::Memory,
             wait_for_return: Span(Duration::ZERO),
             place_within: Span(Duration::from_secs(5)),
             ..LifecycleConfig::default()

@@ -267,6 +267,11 @@ impl Applications {
         orders
     }
 
+    /// Whether the application is known to be over.
+    pub(crate) fn is_over(&self, application: &Application) -> bool {
+        self.records.get(application).is_some_and(|record| matches!(record.life, Life::Ended { .. }))
+    }
+
     /// How many there are.
     pub(crate) fn counts(&self) -> ApplicationCounts {
         let mut counts = ApplicationCounts::default();

@@ -68,11 +68,11 @@ impl Master {
         let late_by = self.clock.tick(now);
         let now = self.clock.at(now);
         let keep = self.settings.application_lease * KEPT_LEASES;
-        Expired {
-            late_by,
-            workers: self.workers.expire(now, self.settings.worker_lease, keep),
-            applications: self.applications.expire(now, self.settings.application_lease, keep),
-        }
+        let (workers, forgotten) = self.workers.expire(now, self.settings.worker_lease, keep);
+        forgotten.into_iter().for_each(|worker| self.handovers.forget_taker(worker));
+        let applications = self.applications.expire(now, self.settings.application_lease, keep);
+        applications.iter().for_each(|application| self.handovers.forget_application(application));
+        Expired { late_by, workers, applications }
     }
 }
 

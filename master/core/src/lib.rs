@@ -37,17 +37,20 @@
 #![forbid(unsafe_code)]
 
 mod applications;
+mod copies;
 mod expiry;
+mod handover;
 mod placement;
 mod workers;
 
 use std::time::Duration;
 
-use mallorn_proto::id::{Application, Incarnation, WorkerId};
+use mallorn_proto::id::{Application, Incarnation, LocationId, WorkerId};
 use mallorn_proto::range_set::RangeSet;
 
 use crate::applications::Applications;
 use crate::expiry::LeaseClock;
+use crate::handover::Handovers;
 use crate::placement::Turns;
 use crate::workers::{Renewal, Workers};
 
@@ -55,6 +58,7 @@ pub use crate::applications::{
     ApplicationCounts, ApplicationError, Held, Orders, RegisteredApplication, RenewedApplication,
 };
 pub use crate::expiry::{Expired, KEPT_LEASES};
+pub use crate::handover::{HANDED_OVER_MAX, TakenOver};
 pub use crate::placement::{PlaceRequest, Placement, load_aware, round_robin};
 pub use crate::workers::{
     Address, Disk, DiskHealth, Memory, RegisterWorkerError, Registered, Registration, Report, Worker, WorkerState,
@@ -108,6 +112,8 @@ pub struct Heartbeat {
     pub report: Report,
     /// What it holds, or a part of it.
     pub held: Vec<Held>,
+    /// What was handed over to it, or a part of it; all of it after each registration.
+    pub taken_over: Vec<TakenOver>,
 }
 
 /// What a heartbeat is answered.
@@ -121,6 +127,8 @@ pub enum HeartbeatAnswer {
         moved: Option<WorkerState>,
         /// What it is to delete.
         orders: Orders,
+        /// How many of the locations that it took over found no room here.
+        not_kept: usize,
     },
 }
 
@@ -137,6 +145,8 @@ pub struct Census {
     pub applications: ApplicationCounts,
     /// The memory of live and draining workers.
     pub memory: Memory,
+    /// Locations that are known to have been handed over.
+    pub handed_over: usize,
 }
 
 /// The state of a master.
@@ -147,6 +157,7 @@ pub struct Master {
     workers: Workers,
     applications: Applications,
     turns: Turns,
+    handovers: Handovers,
 }
 
 impl Master {
@@ -160,6 +171,7 @@ impl Master {
             workers: Workers::default(),
             applications: Applications::default(),
             turns: Turns::default(),
+            handovers: Handovers::default(),
         }
     }
 
@@ -172,19 +184,39 @@ impl Master {
         now: Duration,
         registration: Registration,
     ) -> Result<Registered, RegisterWorkerError> {
-        self.workers.register(self.clock.at(now), registration)
+        let worker = registration.worker;
+        let registered = self.workers.register(self.clock.at(now), registration)?;
+        if registered != Registered::Repeated {
+            self.handovers.forget_taker(worker);
+        }
+        Ok(registered)
     }
 
     /// A worker renews its lease, says what it holds and learns what to delete.
     pub fn heartbeat(&mut self, now: Duration, heartbeat: Heartbeat) -> HeartbeatAnswer {
         let now = self.clock.at(now);
-        let Heartbeat { worker, incarnation, report, held } = heartbeat;
+        let Heartbeat { worker, incarnation, report, held, taken_over } = heartbeat;
         let moved = match self.workers.heartbeat(now, worker, incarnation, report) {
             Renewal::RegisterAgain => return HeartbeatAnswer::RegisterAgain,
             Renewal::Renewed => None,
             Renewal::Moved(state) => Some(state),
         };
-        HeartbeatAnswer::Renewed { moved, orders: self.applications.orders(now, self.settings.application_lease, held) }
+        let kept =
+            taken_over.iter().filter(|taken| taken.from != worker && !self.applications.is_over(&taken.application));
+        let not_kept = kept.map(|taken| self.handovers.note(worker, taken)).sum();
+        let orders = self.applications.orders(now, self.settings.application_lease, held);
+        HeartbeatAnswer::Renewed { moved, orders, not_kept }
+    }
+
+    /// For each location that `from` had, the worker that has taken it over, as far as that has said so.
+    #[must_use]
+    pub fn resolve_moved(
+        &self,
+        application: &Application,
+        from: WorkerId,
+        locations: &[LocationId],
+    ) -> Vec<Option<WorkerId>> {
+        self.handovers.find(application, from, locations)
     }
 
     /// A lifecycle manager starts an application; older instances of its name are fenced.
@@ -209,11 +241,13 @@ impl Master {
         application: &Application,
         released: RangeSet,
     ) -> Result<RenewedApplication, ApplicationError> {
+        self.handovers.forget_released(application, &released);
         self.applications.renew(self.clock.at(now), application, released)
     }
 
     /// A lifecycle manager ends its application. Answers whether it was not over before.
     pub fn end_application(&mut self, now: Duration, application: &Application) -> bool {
+        self.handovers.forget_application(application);
         self.applications.end(self.clock.at(now), application)
     }
 
@@ -255,6 +289,7 @@ impl Master {
         let mut census = Census {
             applications: self.applications.counts(),
             memory: placement::memory_of(&self.workers),
+            handed_over: self.handovers.count(),
             ..Census::default()
         };
         for (_, worker) in self.workers.iter() {

@@ -3,8 +3,9 @@
 //! Owns the choice among workers and the fairness over requests. Does not own who is a worker (`workers`) nor whether
 //! the caller is served (`applications`).
 //!
-//! Rules: lost, draining and excluded workers and those without room for one maximal body get nothing. A request goes to
-//! all others before one of them gets a second location. The choice depends on nothing but the calls made so far.
+//! Rules: lost, draining and excluded workers and those without room for one maximal body get nothing, nor those without
+//! a healthy disk where one is asked for. A request goes to all others before one of them gets a second location. The
+//! choice depends on nothing but the calls made so far. Where two copies go is `copies`' business.
 //!
 //! Load-aware placement is fair queuing over workers: each keeps a turn, the sum of what it was given divided by the
 //! memory that it had free then, and a request starts with whoever's turn is lowest. So single locations, asked for
@@ -17,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use mallorn_proto::id::{Application, WorkerId};
 
 use crate::Strategy;
-use crate::workers::{Memory, Worker, WorkerState, Workers};
+use crate::copies;
+use crate::workers::{DiskHealth, Memory, Worker, WorkerState, Workers};
 
 /// Turns are fractions; they are kept as multiples of 2^-64.
 const TURN_SHIFT: u32 = 64;
@@ -33,6 +35,10 @@ pub struct PlaceRequest {
     pub application: Application,
     /// How many.
     pub locations: u32,
+    /// Whether each has two copies.
+    pub two_copies: bool,
+    /// Only workers with a disk that takes data.
+    pub on_disk: bool,
     /// Workers that the caller has found full or out of reach a moment ago.
     pub exclude: BTreeSet<WorkerId>,
 }
@@ -42,8 +48,14 @@ pub struct PlaceRequest {
 pub struct Placement {
     /// The workers that were picked, each once.
     pub workers: Vec<WorkerId>,
-    /// For each location an index into `workers`; empty when no worker can take anything.
+    /// For each location an index into `workers`; empty when no worker can take anything, or too few for the copies.
     pub picks: Vec<u32>,
+    /// For each location the worker of its second copy, where two were asked for.
+    pub replicas: Vec<u32>,
+    /// Workers that could take something.
+    pub candidates: u32,
+    /// Workers that could take something, had they a disk that takes data.
+    pub without_disk: u32,
     /// The memory of all workers that are not lost.
     pub memory: Memory,
 }
@@ -55,6 +67,8 @@ pub(crate) struct Turns {
     last: WorkerId,
     /// Load aware: the lowest turn among the candidates of the last request; it never falls.
     lowest: u128,
+    /// Load aware: the same for what workers lead.
+    lowest_led: u128,
 }
 
 /// A worker that can take locations.
@@ -63,6 +77,7 @@ struct Candidate {
     worker: WorkerId,
     free_bytes: u64,
     turn: u128,
+    led: u128,
 }
 
 impl Turns {
@@ -75,51 +90,86 @@ impl Turns {
         request: &PlaceRequest,
     ) -> Placement {
         let memory = memory_of(workers);
-        let mut candidates: Vec<Candidate> = workers
-            .iter()
-            .filter(|(id, worker)| !request.exclude.contains(id) && has_room(worker, room_bytes))
-            .map(|(id, worker)| self.candidate(id, worker))
-            .collect();
-        if candidates.is_empty() {
-            return Placement { memory, ..Placement::default() };
+        let able = |(id, worker): &(WorkerId, &Worker)| !request.exclude.contains(id) && has_room(worker, room_bytes);
+        let (taking, without_disk): (Vec<_>, Vec<_>) =
+            workers.iter().filter(able).partition(|(_, worker)| !request.on_disk || has_disk(worker));
+        let without_disk = without_disk.len() as u32;
+        let mut candidates: Vec<Candidate> =
+            taking.into_iter().map(|(id, worker)| self.candidate(id, worker)).collect();
+        let found = Placement { candidates: candidates.len() as u32, without_disk, memory, ..Placement::default() };
+        if candidates.len() < 1 + usize::from(request.two_copies) {
+            return found;
         }
-        let picks = match strategy {
+        match strategy {
             Strategy::RoundRobin => {
                 let next = candidates.partition_point(|candidate| candidate.worker <= self.last);
                 candidates.rotate_left(next);
-                round_robin(candidates.len(), request.locations)
             }
-            Strategy::LoadAware => {
-                candidates.sort_unstable_by_key(|candidate| (candidate.turn, candidate.worker));
-                let weights: Vec<u64> = candidates.iter().map(|c| c.free_bytes).collect();
-                load_aware(&weights, request.locations)
-            }
-        };
-        self.remember(workers, &mut candidates, &picks);
-        let (workers, picks) = named(&candidates, &picks);
-        Placement { workers, picks, memory }
+            Strategy::LoadAware => candidates.sort_unstable_by_key(|candidate| (candidate.turn, candidate.worker)),
+        }
+        let (picks, replicas) = picked(workers, strategy, request, &candidates);
+        self.remember(workers, &mut candidates, &picks, &replicas);
+        let (workers, picks, replicas) = named(&candidates, &picks, &replicas);
+        Placement { workers, picks, replicas, ..found }
     }
 
     fn candidate(&self, id: WorkerId, worker: &Worker) -> Candidate {
         let free_bytes = worker.memory.push_free_bytes;
-        let furthest = self.lowest.saturating_add(share(LEAD_MAX, free_bytes));
-        Candidate { worker: id, free_bytes, turn: worker.turn.clamp(self.lowest, furthest) }
+        let lead = share(LEAD_MAX, free_bytes);
+        let within = |turn: u128, lowest: u128| turn.clamp(lowest, lowest.saturating_add(lead));
+        let (turn, led) = (within(worker.turn, self.lowest), within(worker.led, self.lowest_led));
+        Candidate { worker: id, free_bytes, turn, led }
     }
 
     /// Moves the turns on by what was picked.
-    fn remember(&mut self, workers: &mut Workers, candidates: &mut [Candidate], picks: &[u32]) {
-        let mut given: Vec<u32> = vec![0; candidates.len()];
+    fn remember(&mut self, workers: &mut Workers, candidates: &mut [Candidate], picks: &[u32], replicas: &[u32]) {
+        let mut given: Vec<(u32, u32)> = vec![(0, 0); candidates.len()];
         for pick in picks {
-            given[*pick as usize] += 1;
+            given[*pick as usize].0 += 1;
+            // Who keeps both copies of nothing leads nothing either: with one copy there is no work of leading.
+            given[*pick as usize].1 += u32::from(!replicas.is_empty());
         }
-        for (candidate, given) in candidates.iter_mut().zip(given) {
+        replicas.iter().for_each(|replica| given[*replica as usize].0 += 1);
+        for (candidate, (given, led)) in candidates.iter_mut().zip(given) {
             candidate.turn = candidate.turn.saturating_add(share(given, candidate.free_bytes));
+            candidate.led = candidate.led.saturating_add(share(led, candidate.free_bytes));
             let worker = workers.get_mut(candidate.worker).expect("a candidate is a worker");
-            worker.turn = candidate.turn;
+            (worker.turn, worker.led) = (candidate.turn, candidate.led);
         }
         self.lowest = candidates.iter().map(|candidate| candidate.turn).min().unwrap_or(self.lowest);
+        self.lowest_led = candidates.iter().map(|candidate| candidate.led).min().unwrap_or(self.lowest_led);
         self.last = picks.last().map_or(self.last, |pick| candidates[*pick as usize].worker);
     }
+}
+
+/// Indices into the candidates: for each location its worker and, with two copies, that of its replica.
+fn picked(
+    workers: &Workers,
+    strategy: Strategy,
+    request: &PlaceRequest,
+    candidates: &[Candidate],
+) -> (Vec<u32>, Vec<u32>) {
+    if request.two_copies {
+        let mut map = copies::Map::default();
+        let place = |candidate: &Candidate| {
+            let worker = workers.get(candidate.worker).expect("a candidate is a worker");
+            map.place(&worker.address, candidate.free_bytes, candidate.led)
+        };
+        let places: Vec<_> = candidates.iter().map(place).collect();
+        let pairs = match strategy {
+            Strategy::RoundRobin => copies::round_robin(&places, request.locations),
+            Strategy::LoadAware => copies::load_aware(&places, request.locations),
+        };
+        return pairs.into_iter().map(|[primary, replica]| (primary, replica)).unzip();
+    }
+    let picks = match strategy {
+        Strategy::RoundRobin => round_robin(candidates.len(), request.locations),
+        Strategy::LoadAware => {
+            let weights: Vec<u64> = candidates.iter().map(|c| c.free_bytes).collect();
+            load_aware(&weights, request.locations)
+        }
+    };
+    (picks, Vec::new())
 }
 
 /// Each candidate in turn, in the order given: an index per location.
@@ -147,7 +197,7 @@ pub fn load_aware(weights: &[u64], locations: u32) -> Vec<u32> {
 }
 
 /// What so many locations are on a worker with so much memory.
-fn share(locations: u32, free_bytes: u64) -> u128 {
+pub(crate) fn share(locations: u32, free_bytes: u64) -> u128 {
     (u128::from(locations) << TURN_SHIFT) / u128::from(free_bytes.max(1))
 }
 
@@ -159,6 +209,11 @@ fn has_room(worker: &Worker, room_bytes: u64) -> bool {
     }
 }
 
+/// Whether one of its disks takes data.
+fn has_disk(worker: &Worker) -> bool {
+    worker.disks.iter().any(|disk| disk.health == DiskHealth::Healthy)
+}
+
 /// The memory of all workers that are not lost.
 pub(crate) fn memory_of(workers: &Workers) -> Memory {
     workers.iter().fold(Memory::default(), |sum, (_, worker)| match worker.state {
@@ -168,24 +223,26 @@ pub(crate) fn memory_of(workers: &Workers) -> Memory {
 }
 
 /// Indices into the candidates as indices into a list of those that were picked, in the order of their first location.
-fn named(candidates: &[Candidate], picks: &[u32]) -> (Vec<WorkerId>, Vec<u32>) {
+fn named(candidates: &[Candidate], picks: &[u32], replicas: &[u32]) -> (Vec<WorkerId>, Vec<u32>, Vec<u32>) {
     let mut positions = BTreeMap::new();
     let mut workers = Vec::new();
-    let mut renumbered = Vec::with_capacity(picks.len());
-    for pick in picks {
-        let position = *positions.entry(*pick).or_insert_with(|| {
-            workers.push(candidates[*pick as usize].worker);
-            workers.len() as u32 - 1
-        });
-        renumbered.push(position);
-    }
-    (workers, renumbered)
+    let mut renumbered = |picks: &[u32]| -> Vec<u32> {
+        let position = |pick: &u32| {
+            *positions.entry(*pick).or_insert_with(|| {
+                workers.push(candidates[*pick as usize].worker);
+                workers.len() as u32 - 1
+            })
+        };
+        picks.iter().map(position).collect()
+    };
+    let (picks, replicas) = (renumbered(picks), renumbered(replicas));
+    (workers, picks, replicas)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workers::{Address, Registration, Report};
+    use crate::workers::{Address, Disk, Registration, Report};
     use mallorn_proto::id::{Incarnation, Instance};
     use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
     use std::time::Duration;
@@ -194,7 +251,7 @@ mod tests {
 
     fn register(workers: &mut Workers, id: u128, free_mib: u64, draining: bool) {
         let memory = Memory { arena_bytes: 1000 * MIB, held_bytes: 0, push_free_bytes: free_mib * MIB };
-        let address = Address { name: id.to_string(), control: String::new(), data: String::new() };
+        let address = Address { name: id.to_string(), control: id.to_string(), ..Address::default() };
         let report = Report { memory, disks: Vec::new(), draining };
         let registration = Registration { worker: WorkerId(id), incarnation: Incarnation(1), address, report };
         workers.register(Duration::ZERO, registration).unwrap();
@@ -210,7 +267,8 @@ mod tests {
 
     fn request(locations: u32, exclude: &[u128]) -> PlaceRequest {
         let application = Application { name: "etl".to_owned(), instance: Instance(1) };
-        PlaceRequest { application, locations, exclude: exclude.iter().copied().map(WorkerId).collect() }
+        let exclude = exclude.iter().copied().map(WorkerId).collect();
+        PlaceRequest { application, locations, two_copies: false, on_disk: false, exclude }
     }
 
     fn ids(placement: &Placement) -> Vec<u128> {
@@ -281,6 +339,48 @@ mod tests {
             assert_eq!(placement.memory.arena_bytes, 3000 * MIB);
             assert_eq!(ids(&turns.place(&mut table, strategy, 5 * MIB, &request(2, &[]))), [2, 2]);
             assert!(turns.place(&mut table, strategy, 5 * MIB, &request(2, &[2])).picks.is_empty());
+        }
+    }
+
+    #[test]
+    fn two_copies_one_at_a_time_are_spread_over_workers_and_roles() {
+        for strategy in [Strategy::RoundRobin, Strategy::LoadAware] {
+            let mut table = workers(&[10, 10, 10, 10]);
+            let mut turns = Turns::default();
+            let (mut led, mut kept) = (BTreeMap::new(), BTreeMap::new());
+            for _ in 0..60 {
+                let request = PlaceRequest { two_copies: true, ..request(1, &[]) };
+                let placement = turns.place(&mut table, strategy, MIB, &request);
+                let worker = |picks: &[u32]| placement.workers[picks[0] as usize].0;
+                let (primary, replica) = (worker(&placement.picks), worker(&placement.replicas));
+                assert_ne!(primary, replica);
+                *led.entry(primary).or_insert(0) += 1;
+                [primary, replica].into_iter().for_each(|worker| *kept.entry(worker).or_insert(0) += 1);
+            }
+            assert!(led.len() == 4 && led.values().all(|led| (14..=16).contains(led)), "{strategy:?}: {led:?}");
+            let most = if strategy == Strategy::LoadAware { 31 } else { 60 };
+            assert!(kept.values().all(|kept| *kept <= most), "{strategy:?}: {kept:?}");
+        }
+    }
+
+    #[test]
+    fn too_few_workers_or_disks_place_nothing_and_are_counted() {
+        for strategy in [Strategy::RoundRobin, Strategy::LoadAware] {
+            let mut table = workers(&[10, 10]);
+            let mut turns = Turns::default();
+            let mut place = |table: &mut Workers, two_copies, on_disk, exclude: &[u128]| {
+                let request = PlaceRequest { two_copies, on_disk, ..request(3, exclude) };
+                let found = turns.place(table, strategy, MIB, &request);
+                (found.picks.len(), found.replicas.len(), found.candidates, found.without_disk)
+            };
+            assert_eq!(place(&mut table, true, false, &[]), (3, 3, 2, 0));
+            assert_eq!(place(&mut table, true, false, &[2]), (0, 0, 1, 0));
+            assert_eq!(place(&mut table, false, true, &[]), (0, 0, 0, 2));
+            let disk = |health| Disk { path: "/data".to_owned(), health, capacity_bytes: 9, free_bytes: 9 };
+            table.get_mut(WorkerId(1)).unwrap().disks = vec![disk(DiskHealth::Failed), disk(DiskHealth::Healthy)];
+            table.get_mut(WorkerId(2)).unwrap().disks = vec![disk(DiskHealth::Full), disk(DiskHealth::Slow)];
+            assert_eq!(place(&mut table, false, true, &[]), (3, 0, 1, 1));
+            assert_eq!(place(&mut table, true, true, &[]), (0, 0, 1, 1));
         }
     }
 

@@ -13,7 +13,7 @@ use mallorn_proto::id::{Incarnation, WorkerId};
 use mallorn_proto::limits::WORKERS_MAX;
 
 /// Where a worker is reached, and its name for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Address {
     /// Unique among the workers that are not lost.
     pub name: String,
@@ -21,6 +21,8 @@ pub struct Address {
     pub control: String,
     /// host:port of its data plane.
     pub data: String,
+    /// Where it stands, for keeping copies apart; empty where that is not known.
+    pub rack: String,
 }
 
 /// A worker's memory.
@@ -130,6 +132,8 @@ pub struct Worker {
     renewed_at: Duration,
     /// Its turn in load-aware placement: what it was given so far, each location weighed by the memory then free.
     pub(crate) turn: u128,
+    /// The same for what it leads: the primaries of locations with two copies.
+    pub(crate) led: u128,
 }
 
 /// What a registration was.
@@ -224,24 +228,24 @@ impl Workers {
         if let Some(&holder) = self.names.get(&address.name).filter(|holder| **holder != id) {
             return Err(RegisterWorkerError::NameTaken { name: address.name, holder });
         }
-        let (registered, replaced, turn) = match self.workers.get(&id) {
+        let (registered, replaced, turn, led) = match self.workers.get(&id) {
             None => {
                 self.make_room()?;
-                (Registered::New, None, 0)
+                (Registered::New, None, 0, 0)
             }
             Some(known) => {
                 let over = RegisterWorkerError::IncarnationOver { worker: id, incarnation };
                 let registered = known.registers(incarnation).ok_or(over)?;
                 let is_repeated = registered == Registered::Repeated;
                 let replaced = if is_repeated { known.replaced } else { Some(known.incarnation) };
-                (registered, replaced, known.turn)
+                (registered, replaced, known.turn, known.led)
             }
         };
         self.give_up_name(id);
         self.names.insert(address.name.clone(), id);
         let state = standing(&report);
         let Report { memory, disks, draining: _ } = report;
-        let worker = Worker { incarnation, address, memory, disks, state, replaced, renewed_at: now, turn };
+        let worker = Worker { incarnation, address, memory, disks, state, replaced, renewed_at: now, turn, led };
         self.workers.insert(id, worker);
         Ok(registered)
     }
@@ -266,8 +270,13 @@ impl Workers {
     }
 
     /// Declares lost whose lease is over, and forgets whom nobody can be waiting for any more. Answers with those that
-    /// are newly lost.
-    pub(crate) fn expire(&mut self, now: Duration, lease: Duration, keep_lost: Duration) -> Vec<WorkerId> {
+    /// are newly lost, and with those that are forgotten.
+    pub(crate) fn expire(
+        &mut self,
+        now: Duration,
+        lease: Duration,
+        keep_lost: Duration,
+    ) -> (Vec<WorkerId>, Vec<WorkerId>) {
         let mut lost = Vec::new();
         for (id, worker) in &mut self.workers {
             let since = worker.renewed_at + lease;
@@ -279,11 +288,13 @@ impl Workers {
         for id in &lost {
             self.give_up_name(*id);
         }
-        self.workers.retain(|_, worker| match worker.state {
+        let is_kept = |worker: &Worker| match worker.state {
             WorkerState::Live | WorkerState::Draining => true,
             WorkerState::Lost { since } => now.saturating_sub(since) < keep_lost,
-        });
-        lost
+        };
+        let forgotten: Vec<_> = self.iter().filter(|(_, worker)| !is_kept(worker)).map(|(id, _)| id).collect();
+        forgotten.iter().for_each(|id| drop(self.workers.remove(id)));
+        (lost, forgotten)
     }
 
     pub(crate) fn get(&self, id: WorkerId) -> Option<&Worker> {
@@ -342,7 +353,12 @@ mod tests {
         Registration {
             worker: WorkerId(worker),
             incarnation: Incarnation(incarnation),
-            address: Address { name: name.to_owned(), control: "host:1".to_owned(), data: "host:2".to_owned() },
+            address: Address {
+                name: name.to_owned(),
+                control: "host:1".to_owned(),
+                data: "host:2".to_owned(),
+                rack: String::new(),
+            },
             report: Report::default(),
         }
     }
@@ -356,8 +372,8 @@ mod tests {
         let mut workers = Workers::default();
         assert_eq!(workers.register(at(0), registration(1, 7, "a")), Ok(Registered::New));
         assert_eq!(workers.register(at(1), registration(1, 7, "a")), Ok(Registered::Repeated));
-        assert!(workers.expire(at(10), LEASE, KEEP).is_empty());
-        assert_eq!(workers.expire(at(11), LEASE, KEEP), [WorkerId(1)]);
+        assert!(workers.expire(at(10), LEASE, KEEP).0.is_empty());
+        assert_eq!(workers.expire(at(11), LEASE, KEEP).0, [WorkerId(1)]);
         assert_eq!(heartbeat(&mut workers, at(11), 1, 7), Renewal::RegisterAgain);
         let over = RegisterWorkerError::IncarnationOver { worker: WorkerId(1), incarnation: Incarnation(7) };
         assert_eq!(workers.register(at(11), registration(1, 7, "a")), Err(over.clone()));
@@ -401,7 +417,7 @@ mod tests {
             workers.register(at, registration(id, 1, &format!("w{id}"))).unwrap();
         }
         assert_eq!(workers.register(at(9), registration(0, 1, "x")), Err(RegisterWorkerError::TooManyWorkers));
-        assert_eq!(workers.expire(at(12), LEASE, KEEP), [WorkerId(1), WorkerId(2)]);
+        assert_eq!(workers.expire(at(12), LEASE, KEEP).0, [WorkerId(1), WorkerId(2)]);
         workers.register(at(12), registration(0, 1, "x")).unwrap();
         assert!(workers.get(WorkerId(1)).is_none());
         assert!(workers.get(WorkerId(2)).is_some());
@@ -412,9 +428,9 @@ mod tests {
         let mut workers = Workers::default();
         workers.register(at(0), registration(1, 7, "a")).unwrap();
         workers.expire(at(10), LEASE, KEEP);
-        workers.expire(at(109), LEASE, KEEP);
+        assert!(workers.expire(at(109), LEASE, KEEP).1.is_empty());
         assert_eq!(workers.get(WorkerId(1)).map(|worker| worker.state), Some(WorkerState::Lost { since: at(10) }));
-        workers.expire(at(110), LEASE, KEEP);
+        assert_eq!(workers.expire(at(110), LEASE, KEEP).1, [WorkerId(1)]);
         assert!(workers.get(WorkerId(1)).is_none());
     }
 }

@@ -63,6 +63,7 @@ enum Event {
     Place {
         application: u8,
         locations: u32,
+        two_copies: bool,
         exclude: BTreeSet<u8>,
     },
 }
@@ -110,8 +111,11 @@ fn event() -> impl proptest::strategy::Strategy<Value = Event> {
         5 => (application.clone(), shuffles())
             .prop_map(|(application, released)| Event::Renew { application, released }),
         1 => application.clone().prop_map(|application| Event::End { application }),
-        6 => (application, 1u32..30, prop::collection::btree_set(0..WORKERS, 0..3))
-            .prop_map(|(application, locations, exclude)| Event::Place { application, locations, exclude }),
+        6 => (application, 1u32..30, any::<bool>(), prop::collection::btree_set(0..WORKERS, 0..3)).prop_map(
+            |(application, locations, two_copies, exclude)| {
+                Event::Place { application, locations, two_copies, exclude }
+            }
+        ),
     ]
 }
 
@@ -164,7 +168,9 @@ impl Pair {
                 let got = self.master.end_application(self.now, &app(application));
                 assert_eq!(got, self.model.end(self.now, &app(application)));
             }
-            Event::Place { application, locations, exclude } => self.place(application, locations, &exclude),
+            Event::Place { application, locations, two_copies, exclude } => {
+                self.place(application, locations, two_copies, &exclude);
+            }
         }
         self.compare();
     }
@@ -189,7 +195,8 @@ impl Pair {
 
     fn register_worker(&mut self, worker: u8, name: u8, drawn: Drawn, report: Reported) {
         let incarnation = self.incarnation(worker, drawn);
-        let address = Address { name: name_of(name), control: "host:1".to_owned(), data: "host:2".to_owned() };
+        let (control, data) = ("host:1".to_owned(), "host:2".to_owned());
+        let address = Address { name: name_of(name), control, data, rack: String::new() };
         let registration =
             Registration { worker: id(worker), incarnation: Incarnation(incarnation), address, report: full(report) };
         let got = self.master.register_worker(self.now, registration);
@@ -211,6 +218,7 @@ impl Pair {
             incarnation: Incarnation(incarnation),
             report: full(report),
             held: reported.collect(),
+            taken_over: Vec::new(),
         };
         let answer = self.master.heartbeat(self.now, heartbeat);
         let is_believed = self.model.heartbeat(self.now, worker, incarnation);
@@ -235,22 +243,31 @@ impl Pair {
         assert_eq!(orders, wanted);
     }
 
-    fn place(&mut self, application: u8, locations: u32, exclude: &BTreeSet<u8>) {
+    fn place(&mut self, application: u8, locations: u32, two_copies: bool, exclude: &BTreeSet<u8>) {
         let request = PlaceRequest {
             application: app(application),
             locations,
+            two_copies,
+            on_disk: false,
             exclude: exclude.iter().map(|worker| id(*worker)).collect(),
         };
         let got = self.master.place(self.now, &request);
         assert_eq!(got.is_ok(), self.model.admit(self.now, &app(application)));
         let Ok(placement) = got else { return };
         let usable: BTreeSet<WorkerId> = self.model.usable(exclude).into_iter().map(id).collect();
+        assert_eq!(placement.candidates as usize, usable.len());
         let picked: BTreeSet<WorkerId> = placement.workers.iter().copied().collect();
         assert!(picked.is_subset(&usable), "lost, draining, full and excluded workers get nothing");
         assert_eq!(picked.len(), placement.workers.len(), "each worker is named once");
-        assert_eq!(picked.len(), usable.len().min(locations as usize), "a request is spread over all that are usable");
-        assert_eq!(placement.picks.len(), if usable.is_empty() { 0 } else { locations as usize });
-        let named: BTreeSet<usize> = placement.picks.iter().map(|pick| *pick as usize).collect();
+        let is_placed = usable.len() > usize::from(two_copies);
+        let expected = if is_placed { locations as usize } else { 0 };
+        assert_eq!((placement.picks.len(), placement.replicas.len()), (expected, expected * usize::from(two_copies)));
+        let spread = usable.len().min(locations as usize);
+        assert!(!is_placed || picked.len() >= spread, "a request is spread over all that are usable");
+        assert!(two_copies || picked.len() == spread);
+        assert!(placement.picks.iter().zip(&placement.replicas).all(|(primary, replica)| primary != replica));
+        let named: BTreeSet<usize> =
+            placement.picks.iter().chain(&placement.replicas).map(|pick| *pick as usize).collect();
         assert_eq!(named, (0..placement.workers.len()).collect());
     }
 

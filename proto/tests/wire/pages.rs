@@ -3,7 +3,7 @@
 
 use mallorn_proto::limits::{
     ADDRESS_BYTES_MAX, APPLICATION_BYTES_MAX, CLUSTER_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, PAGE_LOCATIONS_MAX,
-    PAGE_MAPS_MAX, PARTITIONS_MAX, READ_TOKENS_MAX, WORKER_NAME_BYTES_MAX, WORKERS_MAX,
+    PAGE_MAPS_MAX, PARTITIONS_MAX, RACK_BYTES_MAX, READ_TOKENS_MAX, WORKER_NAME_BYTES_MAX, WORKERS_MAX,
 };
 use mallorn_proto::v1;
 use prost::Message;
@@ -35,7 +35,7 @@ fn address() -> v1::WorkerAddress {
         incarnation: u64::MAX,
         control: "h".repeat(ADDRESS_BYTES_MAX),
         data: "h".repeat(ADDRESS_BYTES_MAX),
-        ..Default::default()
+        rack: "r".repeat(RACK_BYTES_MAX),
     }
 }
 
@@ -116,9 +116,11 @@ fn the_master_s_pages_fit() {
     assert_fits(&v1::PlaceReply {
         workers: addresses(),
         picks: vec![WORKERS_MAX as u32; PAGE_LOCATIONS_MAX],
+        replicas: vec![WORKERS_MAX as u32; PAGE_LOCATIONS_MAX],
+        candidates: u32::MAX,
+        without_disk: u32::MAX,
         arena_bytes: u64::MAX,
         held_bytes: u64::MAX,
-        ..Default::default()
     });
     assert_fits(&v1::ResolveWorkersRequest { cluster: cluster(), workers: vec![WORKER; WORKERS_MAX] });
     let resolved = v1::ResolvedWorker {
@@ -161,6 +163,7 @@ fn an_attempt_s_pages_fit() {
         partitions: vec![revived; PAGE_LOCATIONS_MAX],
         arena_bytes: u64::MAX,
         held_bytes: u64::MAX,
+        missing: "x".repeat(1024),
     });
 }
 

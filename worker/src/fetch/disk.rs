@@ -158,7 +158,8 @@ impl DiskRead {
 }
 
 fn whole(part: &ExtentPart) -> Wanted {
-    Wanted { extent: part.extent, runs: vec![0..part.extent.length] }
+    let all = 0..part.extent.length;
+    Wanted { extent: part.extent, runs: std::iter::once(all).collect() }
 }
 
 /// Fills slots one after the other; returns how much of each is filled.

@@ -34,6 +34,7 @@ impl Store {
             if is_kept && location.life() != Life::Gone {
                 if self.taken.lock().note(application, location.id, from) {
                     self.metrics.handover.taken_over.inc();
+                    self.metrics.handover.taken_over_bytes.inc_by(location.lock().log.length());
                 }
                 return true;
             }

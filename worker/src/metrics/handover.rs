@@ -13,6 +13,8 @@ pub(crate) struct HandoverMetrics {
     pub(crate) locations: IntCounter,
     /// Locations taken over from other workers.
     pub(crate) taken_over: IntCounter,
+    /// Their bytes.
+    pub(crate) taken_over_bytes: IntCounter,
     /// Tries to hand a location over that came to nothing.
     pub(crate) failures: IntCounter,
     /// Locations that draining has still to write or hand over.
@@ -27,6 +29,11 @@ impl HandoverMetrics {
                 registry,
                 "handed_over_locations_total",
                 "Locations that other workers have taken over",
+            )?,
+            taken_over_bytes: counter(
+                registry,
+                "taken_over_bytes_total",
+                "Bytes of locations taken over from other workers",
             )?,
             taken_over: counter(registry, "taken_over_locations_total", "Locations taken over from other workers")?,
             failures: counter(

@@ -82,7 +82,7 @@ impl Spill {
         let began = self.clock.now();
         match self.run_within(folder, job).await {
             Some(Ok(())) => {
-                self.metrics.synced(self.clock.now().saturating_sub(began));
+                self.metrics.spill.synced(self.clock.now().saturating_sub(began));
                 true
             }
             Some(Err(error)) => {
@@ -136,15 +136,19 @@ impl Spill {
         wanted(location, Durability::Written).is_none()
     }
 
-    /// Writes down that locations were handed over, in every folder that names them. Where that fails they are found
-    /// again after a restart, beside the copy that was made of them, which is the same.
+    /// Writes down that locations were handed over, in every folder that names them, or in one where none does. Where that
+    /// fails they are found again after a restart, beside the copy that was made of them, which is the same.
     pub(crate) async fn record_dropped(&self, locations: &[Arc<Location>]) {
+        let at_home = |location: &Arc<Location>| self.home(location).map_or(0, |folder| 1 << folder.index);
+        let named_on = |location: &Arc<Location>| {
+            let known = location.lock().disk.named_on;
+            if known == 0 { at_home(location) } else { known }
+        };
+        let named_on: Vec<u64> = locations.iter().map(named_on).collect();
         for folder in &self.folders {
             let mut shuffles: BTreeMap<ShuffleKey, Records> = BTreeMap::new();
-            for location in locations {
-                if location.lock().disk.named_on & (1 << folder.index) == 0 {
-                    continue;
-                }
+            let named = locations.iter().zip(&named_on).filter(|(_, named_on)| *named_on & (1 << folder.index) != 0);
+            for (location, _) in named {
                 let files = folder.files(&location.application, location.id.shuffle);
                 let records = shuffles.entry(files.key());
                 let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });

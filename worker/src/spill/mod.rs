@@ -21,6 +21,7 @@ mod latch;
 mod leaving;
 mod writer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use mallorn_runtime::clock::{self, Clock};
 use mallorn_runtime::disk::LaneError;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::memory::Pool;
-use mallorn_worker_core::spill::disk::{DiskState, HUNG_AFTER, pick};
+use mallorn_worker_core::spill::disk::{DiskState, HUNG_AFTER, Health, pick};
 use mallorn_worker_core::spill::{Candidate, Demand, UNWRITTEN_BYTES_MAX, demand, victims};
 use tokio::sync::Notify;
 
@@ -80,6 +81,17 @@ struct Waiting {
     latch: Option<Arc<Latch>>,
 }
 
+/// How one disk stands.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskReport {
+    pub(crate) path: PathBuf,
+    pub(crate) health: Health,
+    pub(crate) capacity_bytes: u64,
+    pub(crate) free_bytes: u64,
+    /// Waiting to be written, or being written.
+    pub(crate) queued_bytes: u64,
+}
+
 impl Spill {
     pub(crate) fn new(arena: Arc<Arena>, folders: Vec<Arc<Folder>>, metrics: Metrics) -> Arc<Self> {
         // Half of what connections may have received is left to those that do not wait for memory.
@@ -112,6 +124,18 @@ impl Spill {
     /// The data folders, by their index.
     pub(crate) fn folders(&self) -> &[Arc<Folder>] {
         &self.folders
+    }
+
+    /// How the disks stand, by index.
+    pub(crate) fn disks(&self) -> Vec<DiskReport> {
+        let now = self.clock.now();
+        let report = |folder: &Arc<Folder>| {
+            let state = folder.state();
+            let (capacity_bytes, free_bytes) = state.bytes();
+            let (path, queued_bytes) = (folder.path.clone(), folder.queued_bytes());
+            DiskReport { path, health: state.health(now), capacity_bytes, free_bytes, queued_bytes }
+        };
+        self.folders.iter().map(report).collect()
     }
 
     /// The folder ids, by index.
@@ -247,7 +271,7 @@ impl Spill {
 
     /// A read of a location from disk failed.
     pub(crate) fn read_failed(&self, folder: &Folder, location: &Location, error: &std::io::Error) {
-        self.metrics.read_failures.inc();
+        self.metrics.spill.read_failures.inc();
         tracing::warn!(event = "read_failed", folder = %folder.path.display(), location = %location.id, %error);
         if error.kind() != std::io::ErrorKind::NotFound && error.kind() != std::io::ErrorKind::UnexpectedEof {
             folder.erred(self.clock.now(), error);
@@ -285,6 +309,9 @@ impl Spill {
             if unwritten_bytes > 0 {
                 candidates.push(Candidate { index, unwritten_bytes });
             }
+        }
+        if demand.forget_bytes > 0 {
+            self.pressure.freed();
         }
         for index in victims(candidates, wanted) {
             let location = Arc::clone(&locations[index]);

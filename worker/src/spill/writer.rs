@@ -104,7 +104,7 @@ impl Spill {
             Some(Ok(sums)) => {
                 let took = now.saturating_sub(began);
                 folder.judge(now, |state| state.wrote(now, bytes, took));
-                self.metrics.spilled(bytes, took);
+                self.metrics.spill.wrote(bytes, took);
                 return self.publish(folder, taken, &sums);
             }
             Some(Err(error)) => folder.erred(now, &error),
@@ -136,7 +136,7 @@ impl Spill {
             let goes_on = noted.is_some() && waiting.whole && state.log.unwritten() > 0;
             state.disk.is_queued = goes_on;
             drop(state);
-            self.metrics.dead_bytes.inc_by(stored.saturating_sub(noted.unwrap_or(0)));
+            self.metrics.spill.dead_bytes.inc_by(stored.saturating_sub(noted.unwrap_or(0)));
             if goes_on { folder.put_back(waiting) } else { self.finish(folder, waiting) }
         }
         self.pressure.flushed(stored_bytes);

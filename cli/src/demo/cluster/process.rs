@@ -37,6 +37,8 @@ pub(crate) enum Fate {
     EndedByDemo,
     /// It was killed on purpose, to show what happens then.
     KilledByFault,
+    /// It was told to end, and has.
+    Drained,
     /// It ended without being asked; the text says how, with the last lines of its log.
     Died(String),
 }
@@ -158,6 +160,28 @@ impl Process {
         // It fails only for a process that is gone already.
         let _ = self.child.kill().await;
         self.fate = fate;
+    }
+
+    /// Tells it to end with SIGTERM, and waits until it has.
+    pub(super) async fn terminate(&mut self, within: Duration) -> Result<(), String> {
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw).ok_or("it has no number")?;
+        take_sample(self.pid, &self.usage);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|error| error.to_string())?;
+        let ended = clock::timeout(within, self.child.wait()).await;
+        self.wall = self.started.elapsed();
+        match ended {
+            Ok(Ok(status)) if status.success() => {
+                self.fate = Fate::Drained;
+                Ok(())
+            }
+            Ok(Ok(status)) => {
+                let how = format!("{status}{}", self.log.tail().await);
+                self.fate = Fate::Died(how.clone());
+                Err(how)
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(elapsed) => Err(format!("it has not ended: {elapsed}")),
+        }
     }
 
     /// What it has used, up to its end.

@@ -2,6 +2,8 @@
 
 use mallorn_proto::id::{Generation, Token};
 
+use super::Protection;
+
 /// A shuffle cannot be declared like this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
@@ -17,8 +19,18 @@ pub enum RegisterError {
         /// Maps asked for.
         maps: Option<u32>,
     },
+    /// As many copies as nobody keeps.
+    #[error("copies must be 1 or 2, not {copies}")]
+    Copies {
+        /// Copies asked for.
+        copies: u32,
+    },
     /// Declared before with another shape.
-    #[error("shuffle {shuffle} was registered with {partitions} partitions and {maps:?} maps")]
+    #[error(
+        "shuffle {shuffle} was registered with {partitions} partitions, {maps:?} maps, copies {} and durability {}",
+        protection.copies,
+        protection.durability.name()
+    )]
     Differs {
         /// The shuffle.
         shuffle: u32,
@@ -26,6 +38,8 @@ pub enum RegisterError {
         partitions: u32,
         /// Its maps.
         maps: Option<u32>,
+        /// How well it is kept.
+        protection: Protection,
     },
     /// Released before; numbers are not used again.
     #[error("shuffle {shuffle} was released; register a new number")]

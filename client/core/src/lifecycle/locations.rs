@@ -2,27 +2,42 @@
 //!
 //! | state | becomes | by |
 //! |---|---|---|
-//! | Open | Replaced | a revive of it |
-//! | Open, Replaced | Freezing | commit |
-//! | Freezing | Fixed | its acked length is known: seal id and length are fixed, once |
-//! | Fixed | Sealed | the worker has sealed it |
-//! | Freezing, Fixed | Failed | the worker does not have it, or is gone |
-//! | Sealed | Failed | a reader found it gone, in a shuffle without a map count |
+//! | Open | Replaced | its next epoch is placed, asked for by a soft split |
+//! | Open, Replaced | Freezing | a hard split, a client that cannot reach it, 2 s of rest, or commit |
+//! | Freezing | Fixed | each copy has answered or come to nothing: seal id and length are fixed, once |
+//!
+//! | copy | becomes | by |
+//! |---|---|---|
+//! | Asked, Missed | Held | its worker answers the freeze |
+//! | Asked | Missed | a call to its worker comes to nothing |
+//! | Asked, Missed, Held, InMemory, Again | Sealed | its worker answers the seal, once that is fixed |
+//! | Sealed | Again | a reader did not find it; or it is the last one, and in memory only |
+//! | Held | InMemory | no disk takes it, where memory was asked for |
+//! | all but Sealed | Failed | its worker does not have it, or is gone |
+//! | Sealed, Again | Failed | a reader found all of the location gone, in a shuffle without a map count |
+//!
+//! A location is good when one copy is sealed, and lost when all have failed.
 //!
 //! Owns: states and what must be placed next. Does not own: picking workers, or reserving.
 //!
-//! Memory: about 75 bytes for a partition with one epoch, 48 more for each further one.
+//! Memory: about 70 bytes for a partition with one epoch, 40 more for each further one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
-use mallorn_proto::id::{Epoch, Handle, LocationId, Partition, SealId, WorkerId};
+use mallorn_proto::id::{Epoch, Handle, LocationId, Partition, WorkerId};
 
 use super::attempts::AttemptKey;
+use super::epochs::{CopyState, EpochState, PlacedCopy, PlacedEpoch, WorkerIndex, WorkerTable};
 use super::error::AttemptError;
 use super::{GenerationState, Stage};
 
 /// Most epochs that one partition may have; beyond it there is no space left for it.
 pub(super) const EPOCHS_MAX: usize = 4096;
+
+/// How long an epoch that was replaced after a soft split is left alone, so that what is on its way arrives.
+const REST: Duration = Duration::from_secs(2);
 
 /// An open location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +50,28 @@ pub struct OpenAt {
     pub handle: Handle,
 }
 
+/// What was missing when a partition was to be placed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// Workers with memory.
+    #[default]
+    Memory,
+    /// Workers for all copies.
+    Workers {
+        /// Those that could take something.
+        there: u32,
+        /// Those that are needed.
+        needed: u32,
+    },
+    /// Disks.
+    Disks {
+        /// Workers that have one that takes data.
+        there: u32,
+        /// Workers that would take something but for that.
+        without: u32,
+    },
+}
+
 /// No worker had room when a partition was to be placed last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoSpace {
@@ -42,6 +79,40 @@ pub struct NoSpace {
     pub arena_bytes: u64,
     /// What is held of them, in bytes.
     pub held_bytes: u64,
+    /// What was missing.
+    pub missing: Missing,
+}
+
+impl fmt::Display for NoSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { arena_bytes, held_bytes, missing } = self;
+        match missing {
+            Missing::Memory => write!(
+                f,
+                "{held_bytes} of {arena_bytes} bytes of all live arenas are held; add workers or memory, or release \
+                 shuffles"
+            ),
+            Missing::Workers { there, needed } => write!(
+                f,
+                "{needed} workers are needed for the copies of a location, and {there} can take something; add workers, \
+                 or register the shuffle with copies 1"
+            ),
+            Missing::Disks { there, without } => write!(
+                f,
+                "{there} workers have a disk that takes data, {without} have room but no such disk; set \
+                 worker.data_folders, or register the shuffle with durability memory"
+            ),
+        }
+    }
+}
+
+/// Why a caller asks for the next epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacing {
+    /// A push was refused, or its worker is out of reach: the epoch is over.
+    Refused,
+    /// A push was taken, and the next ones should go elsewhere.
+    Full,
 }
 
 /// The answer to a revive, or to the question where a partition is.
@@ -59,33 +130,22 @@ pub enum Revived {
     StageEnded,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum EpochState {
-    Open { handle: Handle },
-    Replaced,
-    Freezing,
-    Fixed { seal: SealId, length: u64 },
-    Sealed { seal: SealId, length: u64 },
-    Failed { why: Box<str> },
-}
-
-#[derive(Debug)]
-pub(super) struct PlacedEpoch {
-    pub(super) worker: WorkerId,
-    pub(super) state: EpochState,
-}
-
 /// The epochs of all partitions of one generation.
 #[derive(Debug)]
 pub(super) struct Locations {
     /// By partition, then by epoch.
     pub(super) partitions: Vec<Vec<PlacedEpoch>>,
-    /// Epochs between their freeze and their seal, so that a commit need not look at all of them to find these.
+    /// Epochs whose commit has begun and that are neither sealed nor lost, so that a commit need not look at all of them
+    /// to find these.
     pub(super) committing: BTreeSet<(Partition, Epoch)>,
+    /// Copies that a freeze or a seal is due to, by worker.
+    pub(super) due: BTreeMap<WorkerIndex, BTreeSet<(Partition, Epoch)>>,
+    /// Epochs replaced after a soft split, and since when that is known.
+    pub(super) resting: BTreeMap<(Partition, Epoch), Option<Duration>>,
     wanted: BTreeSet<Partition>,
     no_space: BTreeMap<Partition, NoSpace>,
-    /// Every worker that was given a location, for the release.
-    workers: BTreeSet<WorkerId>,
+    /// Every worker that was given a location.
+    pub(super) workers: WorkerTable,
 }
 
 impl Locations {
@@ -93,10 +153,19 @@ impl Locations {
         Self {
             partitions: (0..partitions).map(|_| Vec::new()).collect(),
             committing: BTreeSet::new(),
+            due: BTreeMap::new(),
+            resting: BTreeMap::new(),
             wanted: (0..partitions).map(Partition).collect(),
             no_space: BTreeMap::new(),
-            workers: BTreeSet::new(),
+            workers: WorkerTable::default(),
         }
+    }
+
+    /// The newest epoch of a partition that is, or was, open.
+    fn newest(&self, partition: Partition) -> Option<(Epoch, PlacedEpoch)> {
+        let epochs = self.partitions.get(partition.0 as usize)?;
+        let newest = epochs.iter().rposition(|placed| placed.state != EpochState::Abandoned)?;
+        Some((Epoch(newest as u32), epochs[newest]))
     }
 }
 
@@ -111,13 +180,20 @@ impl GenerationState {
         }
     }
 
-    /// Answers a caller whose push to `epoch` was refused, or went to a worker out of reach: with the next epoch, if
-    /// somebody has asked for it before; else the current one is replaced and the partition wanted. Whoever was never
-    /// told a location asks with [`GenerationState::locate`], or it would replace one that is good.
+    /// Answers a caller whose push to `epoch` was refused, or went to a worker out of reach, or filled it: with the next
+    /// epoch, if somebody has asked for it before; else the partition is wanted. A refused epoch is committed from here
+    /// on; a full one is open until its next is placed. Whoever was never told a location asks with
+    /// [`GenerationState::locate`], or it would replace one that is good.
     ///
     /// # Errors
     /// `NotStarted` or `Dead`: the attempt must stop. `Partition` when there never was such a location.
-    pub fn revive(&mut self, key: AttemptKey, partition: Partition, epoch: Epoch) -> Result<Revived, AttemptError> {
+    pub fn revive(
+        &mut self,
+        key: AttemptKey,
+        partition: Partition,
+        epoch: Epoch,
+        why: Replacing,
+    ) -> Result<Revived, AttemptError> {
         self.attempts.check_live(key)?;
         if self.stage == Stage::Ended {
             return Ok(Revived::StageEnded);
@@ -125,27 +201,26 @@ impl GenerationState {
         if self.attempts.lost(key.name) {
             return Ok(Revived::MapEnded);
         }
-        let Some(epochs) = self.locations.partitions.get_mut(partition.0 as usize) else {
+        let Some(epochs) = self.locations.partitions.get(partition.0 as usize) else {
             return Err(AttemptError::Partition { partition: partition.0 });
         };
-        let (count, named) = (epochs.len(), epoch.0 as usize);
-        if named >= count.max(1) {
+        if epoch.0 as usize >= epochs.len().max(1) {
             return Err(AttemptError::Partition { partition: partition.0 });
         }
-        if let Some(current) = epochs.last_mut()
-            && named + 1 == count
-            && matches!(current.state, EpochState::Open { .. })
-        {
-            current.state = EpochState::Replaced;
+        if why == Replacing::Refused {
+            self.locations.begin_commit(partition, epoch);
         }
-        Ok(self.locate(partition))
+        match self.open_at(partition) {
+            Some(open) if open.location.epoch > epoch => Ok(Revived::Open(open)),
+            Some(_) | None => Ok(self.want(partition)),
+        }
     }
 
-    /// The answer for a partition that was `Wanted`, without wanting it again: one that was placed and closed meanwhile is
-    /// `NoSpace` at the moment, and its caller asks anew.
+    /// The answer to somebody who waits since a revive or a locate; with the epoch that was replaced, where one was.
     #[must_use]
-    pub fn answer(&self, partition: Partition) -> Revived {
-        if let Some(open) = self.open_at(partition) {
+    pub fn answer(&self, partition: Partition, replaced: Option<Epoch>) -> Revived {
+        let open = self.open_at(partition);
+        if let Some(open) = open.filter(|open| replaced.is_none_or(|replaced| open.location.epoch > replaced)) {
             return Revived::Open(open);
         }
         if self.stage == Stage::Ended {
@@ -160,7 +235,7 @@ impl GenerationState {
     /// Whether a partition has, or had, a place; one that a commit has closed gets its next with the next push.
     #[must_use]
     pub fn was_placed(&self, partition: Partition) -> bool {
-        self.locations.partitions.get(partition.0 as usize).is_some_and(|epochs| !epochs.is_empty())
+        self.locations.newest(partition).is_some()
     }
 
     /// Locations to place and reserve now, at most `most`.
@@ -169,22 +244,58 @@ impl GenerationState {
         self.locations.wanted.iter().take(most).map(|partition| self.next_location(*partition)).collect()
     }
 
-    /// A wanted location was reserved at a worker. Where it is not wanted (any more) its reservation is left alone until
-    /// the release.
-    pub fn placed(&mut self, location: LocationId, worker: WorkerId, handle: Handle) {
-        if location.shuffle == self.wire {
-            self.locations.workers.insert(worker);
+    /// A worker was asked to reserve something of this generation: the release tells it, whatever came of it.
+    pub fn asked_to_reserve(&mut self, worker: WorkerId) {
+        self.locations.workers.add(worker);
+    }
+
+    /// A wanted location was reserved at a worker, and its second copy at another one where it has two. Where it is not
+    /// wanted (any more) its reservation is left alone until the release.
+    pub fn placed(&mut self, location: LocationId, worker: WorkerId, handle: Handle, replica: Option<WorkerId>) {
+        if location.shuffle != self.wire {
+            return;
         }
-        let expected = self.next_location(location.partition) == location;
-        if expected && self.locations.wanted.remove(&location.partition) {
-            let state = EpochState::Open { handle };
-            let epochs = &mut self.locations.partitions[location.partition.0 as usize];
-            if epochs.is_empty() {
-                // Most partitions never have a second one, and a vector that grows by itself begins with four.
-                epochs.reserve_exact(1);
-            }
-            epochs.push(PlacedEpoch { worker, state });
+        let copy = |worker| PlacedCopy { worker, state: CopyState::Asked };
+        let locations = &mut self.locations;
+        let first = copy(locations.workers.add(worker));
+        let second = replica.map(|replica| copy(locations.workers.add(replica)));
+        let placed = PlacedEpoch { state: EpochState::Open { handle }, first, second };
+        if self.push_epoch(location, placed) {
+            self.locations.wanted.remove(&location.partition);
         }
+    }
+
+    /// The reservation of a wanted location was begun at a worker and not completed, or may have been: its name is not
+    /// used again, so that no two reservations of it differ.
+    pub fn abandoned(&mut self, location: LocationId, worker: WorkerId) {
+        let first = PlacedCopy { worker: self.locations.workers.add(worker), state: CopyState::Asked };
+        let placed = PlacedEpoch { state: EpochState::Abandoned, first, second: None };
+        let is_last = location.epoch.0 as usize + 1 >= EPOCHS_MAX;
+        if self.push_epoch(location, placed) && is_last {
+            self.not_placed(location.partition, NoSpace::default());
+        }
+    }
+
+    /// Adds a partition's next epoch, if that is what is wanted; the one before it rests from here on.
+    fn push_epoch(&mut self, location: LocationId, placed: PlacedEpoch) -> bool {
+        let LocationId { partition, .. } = location;
+        if self.next_location(partition) != location || !self.locations.wanted.contains(&partition) {
+            return false;
+        }
+        let newest = self.locations.newest(partition);
+        let epochs = &mut self.locations.partitions[partition.0 as usize];
+        if let Some((epoch, PlacedEpoch { state: EpochState::Open { .. }, .. })) = newest
+            && placed.state != EpochState::Abandoned
+        {
+            epochs[epoch.0 as usize].state = EpochState::Replaced;
+            self.locations.resting.insert((partition, epoch), None);
+        }
+        if epochs.is_empty() {
+            // Most partitions never have a second one, and a vector that grows by itself begins with four.
+            epochs.reserve_exact(1);
+        }
+        epochs.push(placed);
+        true
     }
 
     /// No worker had room for a wanted location.
@@ -196,7 +307,27 @@ impl GenerationState {
 
     /// Workers that were given locations of this generation, for its release.
     pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        self.locations.workers.iter().copied()
+        self.locations.workers.ids()
+    }
+
+    /// Begins the commit of epochs that were replaced after a soft split a while ago. Call it a few times a second while
+    /// something rests.
+    pub fn commit_rested(&mut self, now: Duration) {
+        let mut rested = Vec::new();
+        for (epoch, since) in &mut self.locations.resting {
+            if *since.get_or_insert(now) + REST <= now {
+                rested.push(*epoch);
+            }
+        }
+        for (partition, epoch) in rested {
+            self.locations.begin_commit(partition, epoch);
+        }
+    }
+
+    /// Whether an epoch was replaced after a soft split and is not committed yet.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        !self.locations.resting.is_empty()
     }
 
     /// The stage has ended: whoever waits for a location is told so, and none is opened that no commit would see.
@@ -218,16 +349,15 @@ impl GenerationState {
     }
 
     fn open_at(&self, partition: Partition) -> Option<OpenAt> {
-        let epochs = self.locations.partitions.get(partition.0 as usize)?;
-        let placed = epochs.last()?;
-        let location = self.location(partition, Epoch(epochs.len() as u32 - 1));
+        let (epoch, placed) = self.locations.newest(partition)?;
         match placed.state {
-            EpochState::Open { handle } => Some(OpenAt { location, worker: placed.worker, handle }),
-            EpochState::Replaced
-            | EpochState::Freezing
-            | EpochState::Fixed { .. }
-            | EpochState::Sealed { .. }
-            | EpochState::Failed { .. } => None,
+            EpochState::Open { handle } => {
+                let worker = self.locations.workers.id(placed.first.worker);
+                Some(OpenAt { location: self.location(partition, epoch), worker, handle })
+            }
+            EpochState::Replaced | EpochState::Freezing { .. } | EpochState::Fixed { .. } | EpochState::Abandoned => {
+                None
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! | shuffles and generations | here |
 //! | attempts, winners, sums | `attempts` |
 //! | epochs: placing, reviving | `locations` |
+//! | what is kept of an epoch and its copies | `epochs` |
 //! | freeze, seal, what to read | `commit` |
 //!
 //! Owns: all of that, as plain data. Does not own: calls to master and workers (the shell makes them and tells what came
@@ -15,20 +16,23 @@
 
 mod attempts;
 mod commit;
+mod epochs;
 mod error;
 mod locations;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Generation, ShuffleId};
 use mallorn_proto::limits::{MAPS_MAX, PARTITIONS_MAX};
 use mallorn_proto::range_set::RangeSet;
 
 pub use attempts::{AttemptKey, AttemptName, Ended, Winner};
-pub use commit::{PartitionPlan, SealedAt};
+pub use commit::{Due, Holding, Lost, PartitionPlan, SealOffer, SealedAt};
+pub use epochs::CopyFailure;
 pub use error::{AttemptError, LookupError, RegisterError, TokenError};
-pub use locations::{NoSpace, OpenAt, Revived};
+pub use locations::{Missing, NoSpace, OpenAt, Replacing, Revived};
 
 /// Most shuffles that one application may have at once.
 pub const SHUFFLES_MAX: usize = 65_536;
@@ -52,11 +56,21 @@ pub struct Lifecycle {
     next_wire: u32,
 }
 
+/// How well a shuffle's data is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// Copies of each location: 1, or 2 on different workers.
+    pub copies: u32,
+    /// What a location must survive to count, once it is sealed.
+    pub durability: Durability,
+}
+
 /// A shuffle as its engine declared it, and its current generation.
 #[derive(Debug)]
 struct Shuffle {
     partitions: u32,
     maps: Option<u32>,
+    protection: Protection,
     generation: Generation,
     state: GenerationState,
 }
@@ -67,6 +81,7 @@ pub struct GenerationState {
     wire: ShuffleId,
     partitions: u32,
     maps: Option<u32>,
+    protection: Protection,
     attempt_lease: Duration,
     attempts: attempts::Attempts,
     locations: locations::Locations,
@@ -108,18 +123,28 @@ impl Lifecycle {
     /// Declares a shuffle; the same declaration again answers the same.
     ///
     /// # Errors
-    /// `Shape` for senseless numbers, `Differs` when it was declared otherwise, `Released`, `TooMany`.
-    pub fn register(&mut self, shuffle: u32, partitions: u32, maps: Option<u32>) -> Result<Current, RegisterError> {
+    /// `Shape` or `Copies` for senseless numbers, `Differs` when it was declared otherwise, `Released`, `TooMany`.
+    pub fn register(
+        &mut self,
+        shuffle: u32,
+        partitions: u32,
+        maps: Option<u32>,
+        protection: Protection,
+    ) -> Result<Current, RegisterError> {
         let maps_fit = maps.is_none_or(|maps| (1..=MAPS_MAX).contains(&maps));
         if !(1..=PARTITIONS_MAX).contains(&partitions) || !maps_fit {
             return Err(RegisterError::Shape { partitions, maps });
+        }
+        if !(1..=2).contains(&protection.copies) {
+            return Err(RegisterError::Copies { copies: protection.copies });
         }
         if self.released.contains(shuffle) {
             return Err(RegisterError::Released { shuffle });
         }
         if let Some(known) = self.shuffles.get(&shuffle) {
-            if (known.partitions, known.maps) != (partitions, maps) {
-                return Err(RegisterError::Differs { shuffle, partitions: known.partitions, maps: known.maps });
+            if (known.partitions, known.maps, known.protection) != (partitions, maps, protection) {
+                let Shuffle { partitions, maps, protection, .. } = *known;
+                return Err(RegisterError::Differs { shuffle, partitions, maps, protection });
             }
             return Ok(known.current(false, None));
         }
@@ -128,8 +153,8 @@ impl Lifecycle {
         if self.shuffles.len() >= SHUFFLES_MAX || runs >= RELEASED_RUNS_MAX || shuffle == u32::MAX {
             return Err(RegisterError::TooMany);
         }
-        let state = self.fresh(partitions, maps).ok_or(RegisterError::TooMany)?;
-        let new = Shuffle { partitions, maps, generation: Generation(0), state };
+        let state = self.fresh(partitions, maps, protection).ok_or(RegisterError::TooMany)?;
+        let new = Shuffle { partitions, maps, protection, generation: Generation(0), state };
         let current = new.current(true, None);
         self.shuffles.insert(shuffle, new);
         Ok(current)
@@ -145,11 +170,11 @@ impl Lifecycle {
         if known.generation != seen {
             return Ok(known.current(false, None));
         }
-        let (partitions, maps) = (known.partitions, known.maps);
+        let (partitions, maps, protection) = (known.partitions, known.maps, known.protection);
         if maps.is_none() {
             return Err(LookupError::OneGeneration { shuffle });
         }
-        let state = self.fresh(partitions, maps).ok_or(LookupError::TooManyGenerations)?;
+        let state = self.fresh(partitions, maps, protection).ok_or(LookupError::TooManyGenerations)?;
         let known = self.shuffles.get_mut(&shuffle).ok_or(LookupError::Unknown { shuffle })?;
         let replaced = known.state.wire;
         (known.generation, known.state) = (Generation(seen.0 + 1), state);
@@ -218,13 +243,14 @@ impl Lifecycle {
     }
 
     /// `None` when the numbers on the wire are used up.
-    fn fresh(&mut self, partitions: u32, maps: Option<u32>) -> Option<GenerationState> {
+    fn fresh(&mut self, partitions: u32, maps: Option<u32>, protection: Protection) -> Option<GenerationState> {
         let wire = ShuffleId(self.next_wire);
         self.next_wire = self.next_wire.checked_add(1)?;
         Some(GenerationState {
             wire,
             partitions,
             maps,
+            protection,
             attempt_lease: self.attempt_lease,
             attempts: attempts::Attempts::new(partitions, maps),
             locations: locations::Locations::new(partitions),
@@ -257,6 +283,12 @@ impl GenerationState {
     #[must_use]
     pub fn maps(&self) -> Option<u32> {
         self.maps
+    }
+
+    /// How well its data is kept.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        self.protection
     }
 
     /// How far its stage is.

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod commit;
+mod copies;
 mod interleavings;
 mod locations;
 mod model;
@@ -10,15 +11,19 @@ mod shuffles;
 
 use std::time::Duration;
 
+use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Attempt, Generation, Handle, LocationId, MapId, Partition, SealId, Token, WorkerId};
 
-use super::{AttemptKey, AttemptName, Ended, GenerationState, Lifecycle, OpenAt, Revived};
+use super::{AttemptKey, AttemptName, CopyFailure, Ended, GenerationState, Lifecycle, OpenAt, Protection, Replacing};
+use super::{Revived, SealOffer};
 use crate::push::BatchSum;
 
 const SHUFFLE: u32 = 7;
 const LEASE: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(1000);
 const WORKER: WorkerId = WorkerId(1);
+const REPLICA: WorkerId = WorkerId(2);
+const ONE_COPY: Protection = Protection { copies: 1, durability: Durability::Written };
 
 fn key(map: u32, attempt: u32) -> AttemptKey {
     AttemptKey { name: name(map, attempt), nonce: u64::from(map * 100 + attempt) }
@@ -35,8 +40,12 @@ fn sum(batches: u64) -> BatchSum {
 
 /// With a shuffle of this many partitions and, where it says, maps.
 fn lifecycle(partitions: u32, maps: Option<u32>) -> Lifecycle {
+    protected(partitions, maps, ONE_COPY)
+}
+
+fn protected(partitions: u32, maps: Option<u32>, protection: Protection) -> Lifecycle {
     let mut lifecycle = Lifecycle::new(LEASE);
-    lifecycle.register(SHUFFLE, partitions, maps).unwrap();
+    lifecycle.register(SHUFFLE, partitions, maps, protection).unwrap();
     lifecycle
 }
 
@@ -53,8 +62,9 @@ fn placed(partitions: u32, maps: Option<u32>) -> Lifecycle {
 
 /// Places what is wanted; handles are fresh, as workers draw them.
 fn place_all(state: &mut GenerationState) {
+    let replica = (state.protection().copies == 2).then_some(REPLICA);
     for location in state.wanted(usize::MAX) {
-        state.placed(location, WORKER, handle_of(location));
+        state.placed(location, WORKER, handle_of(location), replica);
     }
 }
 
@@ -78,13 +88,42 @@ fn end(state: &mut GenerationState, key: AttemptKey, partitions: &[u32]) -> Ende
     state.finish_attempt(key, Token(key.nonce)).unwrap()
 }
 
+/// What is to be frozen at the worker of every first copy.
+fn to_freeze(state: &mut GenerationState) -> Vec<LocationId> {
+    state.due(WORKER).freeze
+}
+
+fn to_seal(state: &mut GenerationState) -> Vec<SealOffer> {
+    state.due(WORKER).seal
+}
+
+/// The only copy answers its freeze.
+fn frozen(state: &mut GenerationState, location: LocationId, length: u64, seal: u64) {
+    state.frozen(location, WORKER, length);
+    state.fix(location, SealId(seal));
+}
+
+fn sealed(state: &mut GenerationState, location: LocationId) {
+    state.sealed(location, WORKER, Durability::Written);
+}
+
+fn failed(state: &mut GenerationState, location: LocationId) {
+    state.failed(location, WORKER, CopyFailure::Unknown);
+}
+
 /// Freezes and seals what is committed, as workers that hold `length` bytes of each location.
 fn seal_all(state: &mut GenerationState, length: u64) {
-    for (location, _) in state.to_freeze() {
-        state.frozen(location, length, SealId(handle_of(location).0));
+    let workers: Vec<_> = state.due_workers().collect();
+    for worker in &workers {
+        for location in state.due(*worker).freeze {
+            state.frozen(location, *worker, length);
+            state.fix(location, SealId(handle_of(location).0));
+        }
     }
-    for sealed in state.to_seal() {
-        state.sealed(sealed.location);
+    for worker in workers {
+        for offer in state.due(worker).seal {
+            state.sealed(offer.location, worker, offer.durability);
+        }
     }
 }
 

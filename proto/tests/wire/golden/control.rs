@@ -310,6 +310,7 @@ fn lifecycle_of_attempts() -> Vec<Golden> {
                     .to_vec(),
                 arena_bytes: 1 << 31,
                 held_bytes: 4096,
+                ..Default::default()
             },
         ),
     ]

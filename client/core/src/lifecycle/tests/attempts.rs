@@ -102,7 +102,7 @@ fn the_same_attempt_with_another_nonce_is_refused_in_every_state() {
         assert_eq!(state.attempt_failed(other(map)), Err(not_started.clone()));
         assert_eq!(state.stage_page(other(map), 0, &[]), Err(not_started.clone()));
         assert_eq!(state.finish_attempt(other(map), Token(2)), Err(not_started.clone()));
-        assert_eq!(state.revive(other(map), Partition(0), Epoch(0)), Err(not_started));
+        assert_eq!(state.revive(other(map), Partition(0), Epoch(0), Replacing::Refused), Err(not_started));
     }
     assert!(state.renew_attempt(key(0, 0), START));
 }
@@ -125,7 +125,7 @@ fn a_lease_that_is_over_makes_an_attempt_dead_for_good() {
     assert_eq!(truth.start_attempt(key(0, 0), START), Err(dead(0, 0)));
     assert_eq!(truth.stage_page(key(0, 0), 0, &[]), Err(dead(0, 0)));
     assert_eq!(truth.finish_attempt(key(0, 0), Token(1)), Err(dead(0, 0)));
-    assert_eq!(truth.revive(key(0, 0), Partition(0), Epoch(0)), Err(dead(0, 0)));
+    assert_eq!(truth.revive(key(0, 0), Partition(0), Epoch(0), Replacing::Refused), Err(dead(0, 0)));
     assert!(truth.renew_attempt(key(1, 0), START + LEASE));
     assert_eq!(truth.winners(0..2).count(), 0);
 }

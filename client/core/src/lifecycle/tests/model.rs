@@ -21,12 +21,19 @@ pub(super) enum Event {
     Expired(Duration),
     Wanted(Partition),
     NoSpace(Partition, NoSpace),
-    Placed(LocationId, WorkerId, Handle),
+    Placed(LocationId, WorkerId, Handle, Option<WorkerId>),
+    Abandoned(LocationId),
+    /// A soft split has sent everybody to the next epoch.
     Replaced(LocationId),
+    /// The first time that somebody looked whether it has rested.
+    Resting(LocationId, Duration),
     Committed(LocationId),
+    /// A freeze was answered with this length.
+    Answered(LocationId, u64),
     Fixed(LocationId, SealId, u64),
-    Sealed(LocationId),
-    Failed(LocationId),
+    /// What has become of a copy.
+    Copy(LocationId, WorkerId, Copy),
+    Moved(LocationId, WorkerId, WorkerId),
     /// Every map has a winner.
     StageEnded,
 }
@@ -44,23 +51,44 @@ pub(super) enum Life {
     Replaced,
     Freezing,
     Fixed,
+}
+
+/// Where in its life a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    Asked,
+    Missed,
+    Held,
+    InMemory,
     Sealed,
-    Failed,
+    Again,
+    Failed(CopyFailure),
+}
+
+impl Copy {
+    pub(super) fn is_good(self) -> bool {
+        matches!(self, Self::Sealed | Self::Again)
+    }
+
+    pub(super) fn is_failed(self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub(super) maps: Option<u32>,
+    pub(super) durability: Durability,
     pub(super) partitions: u32,
     pub(super) log: Vec<Event>,
 }
 
 impl Model {
     /// A generation whose partitions are all wanted. The lifecycle manager was last awake at `expired`.
-    pub(super) fn new(maps: Option<u32>, partitions: u32, expired: Option<Duration>) -> Self {
+    pub(super) fn new(maps: Option<u32>, durability: Durability, partitions: u32, expired: Option<Duration>) -> Self {
         let wanted = (0..partitions).map(|partition| Event::Wanted(Partition(partition)));
         let log = expired.into_iter().map(Event::Expired).chain(wanted).collect();
-        Self { maps, partitions, log }
+        Self { maps, durability, partitions, log }
     }
 
     pub(super) fn nonce(&self, name: AttemptName) -> Option<u64> {
@@ -244,7 +272,7 @@ impl Model {
     /// Every location that was ever open, in the order in which they were.
     pub(super) fn locations(&self) -> Vec<OpenAt> {
         let placed = self.log.iter().filter_map(|event| match event {
-            Event::Placed(location, worker, handle) => {
+            Event::Placed(location, worker, handle, _) => {
                 Some(OpenAt { location: *location, worker: *worker, handle: *handle })
             }
             _ => None,
@@ -256,6 +284,15 @@ impl Model {
         self.locations().into_iter().filter(|open| open.location.partition == partition).collect()
     }
 
+    /// How many names of locations a partition has used.
+    pub(super) fn names_used(&self, partition: Partition) -> usize {
+        let used = |event: &&Event| match event {
+            Event::Placed(of, ..) | Event::Abandoned(of) => of.partition == partition,
+            _ => false,
+        };
+        self.log.iter().filter(used).count()
+    }
+
     /// Where in its life a location is: what happened to it last.
     pub(super) fn life(&self, location: LocationId) -> Option<Life> {
         self.log.iter().rev().find_map(|event| match event {
@@ -263,10 +300,202 @@ impl Model {
             Event::Replaced(of) if *of == location => Some(Life::Replaced),
             Event::Committed(of) if *of == location => Some(Life::Freezing),
             Event::Fixed(of, ..) if *of == location => Some(Life::Fixed),
-            Event::Sealed(of) if *of == location => Some(Life::Sealed),
-            Event::Failed(of) if *of == location => Some(Life::Failed),
             _ => None,
         })
+    }
+
+    /// The copies of a location, and what became of them last.
+    pub(super) fn copies(&self, location: LocationId) -> Vec<(WorkerId, Copy)> {
+        let mut copies = Vec::new();
+        for event in &self.log {
+            match event {
+                Event::Placed(of, worker, _, replica) if *of == location => {
+                    copies = [Some(*worker), *replica].into_iter().flatten().map(|of| (of, Copy::Asked)).collect();
+                }
+                Event::Copy(of, worker, became) if *of == location => {
+                    copies.iter_mut().filter(|(of, _)| of == worker).for_each(|(_, copy)| *copy = *became);
+                }
+                Event::Moved(of, from, to) if *of == location => {
+                    copies.iter_mut().filter(|(of, _)| of == from).for_each(|(of, _)| *of = *to);
+                }
+                _ => {}
+            }
+        }
+        copies
+    }
+
+    pub(super) fn copy(&self, location: LocationId, worker: WorkerId) -> Option<Copy> {
+        self.copies(location).into_iter().find(|(of, _)| *of == worker).map(|(_, copy)| copy)
+    }
+
+    fn other(&self, location: LocationId, worker: WorkerId) -> Option<(WorkerId, Copy)> {
+        self.copies(location).into_iter().find(|(of, _)| *of != worker)
+    }
+
+    pub(super) fn is_good(&self, location: LocationId) -> bool {
+        self.copies(location).into_iter().any(|(_, copy)| copy.is_good())
+    }
+
+    pub(super) fn is_lost(&self, location: LocationId) -> bool {
+        let is_committing = matches!(self.life(location), Some(Life::Freezing | Life::Fixed));
+        is_committing && self.copies(location).into_iter().all(|(_, copy)| copy.is_failed())
+    }
+
+    /// What a worker is to be asked: the freezes, and the seals with what they must survive.
+    pub(super) fn due(&self, worker: WorkerId) -> (Vec<LocationId>, Vec<(LocationId, Durability)>) {
+        let (mut freeze, mut seal) = (Vec::new(), Vec::new());
+        let mut all: Vec<_> = self.locations().into_iter().map(|open| open.location).collect();
+        all.sort();
+        for location in all {
+            match (self.life(location), self.copy(location, worker)) {
+                (Some(Life::Freezing), Some(Copy::Asked | Copy::Missed)) => freeze.push(location),
+                (Some(Life::Fixed), Some(copy)) if copy != Copy::Sealed && !copy.is_failed() => {
+                    seal.push((location, self.needed(location, worker)));
+                }
+                _ => {}
+            }
+        }
+        (freeze, seal)
+    }
+
+    /// A memory that is alone is no safety.
+    fn needed(&self, location: LocationId, worker: WorkerId) -> Durability {
+        let is_alone = self.other(location, worker).is_some_and(|(_, copy)| copy.is_failed());
+        let given_up = self.copy(location, worker) == Some(Copy::InMemory);
+        if self.durability == Durability::Memory && is_alone && !given_up {
+            return Durability::Written;
+        }
+        self.durability
+    }
+
+    pub(super) fn ask(&mut self, worker: WorkerId) {
+        for location in self.due(worker).0 {
+            self.log.push(Event::Copy(location, worker, Copy::Asked));
+        }
+    }
+
+    pub(super) fn frozen(&mut self, location: LocationId, worker: WorkerId, length: u64) {
+        let copy = self.copy(location, worker);
+        if self.life(location) == Some(Life::Freezing) && matches!(copy, Some(Copy::Asked | Copy::Missed)) {
+            self.log.push(Event::Answered(location, length));
+            self.log.push(Event::Copy(location, worker, Copy::Held));
+        }
+    }
+
+    pub(super) fn missed(&mut self, location: LocationId, worker: WorkerId) {
+        if (self.life(location), self.copy(location, worker)) == (Some(Life::Freezing), Some(Copy::Asked)) {
+            self.log.push(Event::Copy(location, worker, Copy::Missed));
+        }
+    }
+
+    pub(super) fn fix(&mut self, location: LocationId, seal: SealId) {
+        let copies: Vec<_> = self.copies(location).into_iter().map(|(_, copy)| copy).collect();
+        let is_decided = !copies.contains(&Copy::Asked) && copies.contains(&Copy::Held);
+        if self.life(location) == Some(Life::Freezing) && is_decided {
+            let least = self.least_answer(location).unwrap();
+            self.log.push(Event::Fixed(location, seal, least));
+        }
+    }
+
+    pub(super) fn least_answer(&self, location: LocationId) -> Option<u64> {
+        let answers = self.log.iter().filter_map(|event| match event {
+            Event::Answered(of, length) if *of == location => Some(*length),
+            _ => None,
+        });
+        answers.min()
+    }
+
+    pub(super) fn sealed(&mut self, location: LocationId, worker: WorkerId, durability: Durability) {
+        let copy = self.copy(location, worker);
+        if self.life(location) == Some(Life::Fixed) && copy.is_some_and(|copy| !copy.is_failed()) {
+            let is_enough = self.needed(location, worker) <= durability;
+            let became = if is_enough { Copy::Sealed } else { Copy::Again };
+            self.log.push(Event::Copy(location, worker, became));
+        }
+    }
+
+    pub(super) fn failed(&mut self, location: LocationId, worker: WorkerId, why: CopyFailure) {
+        let is_committing = matches!(self.life(location), Some(Life::Freezing | Life::Fixed));
+        let Some(copy) = self.copy(location, worker).filter(|_| is_committing) else { return };
+        if copy == Copy::Sealed || copy.is_failed() {
+            return;
+        }
+        let other = self.other(location, worker);
+        let is_last = other.is_none_or(|(_, copy)| copy.is_failed());
+        if why == CopyFailure::Gone && copy == Copy::Again && is_last {
+            self.log.push(Event::Copy(location, worker, Copy::Sealed));
+            return;
+        }
+        self.log.push(Event::Copy(location, worker, Copy::Failed(why)));
+        if let Some((other, Copy::Sealed)) = other
+            && self.durability == Durability::Memory
+        {
+            self.log.push(Event::Copy(location, other, Copy::Again));
+        }
+    }
+
+    pub(super) fn not_durable(&mut self, location: LocationId, worker: WorkerId) {
+        if self.durability != Durability::Memory {
+            return self.failed(location, worker, CopyFailure::NotDurable);
+        }
+        if self.life(location) != Some(Life::Fixed) {
+            return;
+        }
+        match self.copy(location, worker) {
+            Some(Copy::Again) => self.log.push(Event::Copy(location, worker, Copy::Sealed)),
+            Some(Copy::Asked | Copy::Missed | Copy::Held) => {
+                self.log.push(Event::Copy(location, worker, Copy::InMemory));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn moved(&mut self, location: LocationId, from: WorkerId, to: WorkerId) {
+        let is_committing = matches!(self.life(location), Some(Life::Freezing | Life::Fixed));
+        let is_there = self.copy(location, from).is_some_and(|copy| !copy.is_failed());
+        if is_committing && is_there && self.copy(location, to).is_none() {
+            self.log.push(Event::Moved(location, from, to));
+        }
+    }
+
+    pub(super) fn reported(&mut self, location: LocationId, worker: WorkerId) {
+        if (self.life(location), self.copy(location, worker)) == (Some(Life::Fixed), Some(Copy::Sealed)) {
+            self.log.push(Event::Copy(location, worker, Copy::Again));
+        }
+    }
+
+    pub(super) fn strike(&mut self, location: LocationId) {
+        if self.maps.is_none() && self.is_good(location) {
+            for (worker, copy) in self.copies(location) {
+                if !copy.is_failed() {
+                    self.log.push(Event::Copy(location, worker, Copy::Failed(CopyFailure::Struck)));
+                }
+            }
+        }
+    }
+
+    /// Those that were replaced two seconds after they were first looked at.
+    pub(super) fn rest(&mut self, now: Duration) {
+        let replaced: Vec<_> = self.in_life(Life::Replaced).into_iter().map(|open| open.location).collect();
+        for location in replaced {
+            let since = self.log.iter().find_map(|event| match event {
+                Event::Resting(of, since) if *of == location => Some(*since),
+                _ => None,
+            });
+            match since {
+                None => self.log.push(Event::Resting(location, now)),
+                Some(since) if now >= since + Duration::from_secs(2) => self.log.push(Event::Committed(location)),
+                Some(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn placed(&mut self, open: OpenAt, replica: Option<WorkerId>) {
+        let current = self.of(open.location.partition).pop();
+        if let Some(current) = current.filter(|current| self.life(current.location) == Some(Life::Open)) {
+            self.log.push(Event::Replaced(current.location));
+        }
+        self.log.push(Event::Placed(open.location, open.worker, open.handle, replica));
     }
 
     pub(super) fn pair(&self, location: LocationId) -> Option<(SealId, u64)> {
@@ -276,10 +505,10 @@ impl Model {
         })
     }
 
-    /// The answer to somebody who waits.
-    pub(super) fn answer(&self, partition: Partition) -> Revived {
+    /// The answer to somebody who waits, and who may not be told this epoch or an earlier one.
+    pub(super) fn answer(&self, partition: Partition, replaced: Option<u32>) -> Revived {
         let open = self.of(partition).pop().filter(|open| self.life(open.location) == Some(Life::Open));
-        if let Some(open) = open {
+        if let Some(open) = open.filter(|open| replaced.is_none_or(|replaced| open.location.epoch.0 > replaced)) {
             return Revived::Open(open);
         }
         if self.stage_ended() {
@@ -295,10 +524,14 @@ impl Model {
     }
 
     pub(super) fn locate(&mut self, partition: Partition) -> Revived {
-        if matches!(self.answer(partition), Revived::NoSpace(_)) && partition.0 < self.partitions {
+        self.want(partition, None)
+    }
+
+    fn want(&mut self, partition: Partition, replaced: Option<u32>) -> Revived {
+        if matches!(self.answer(partition, replaced), Revived::NoSpace(_)) && partition.0 < self.partitions {
             self.log.push(Event::Wanted(partition));
         }
-        self.answer(partition)
+        self.answer(partition, replaced)
     }
 
     pub(super) fn revive(
@@ -306,6 +539,7 @@ impl Model {
         key: AttemptKey,
         partition: Partition,
         epoch: u32,
+        why: Replacing,
     ) -> Result<Revived, AttemptError> {
         let AttemptName { map, attempt } = key.name;
         if self.find(key)? == Fate::Dead {
@@ -318,20 +552,24 @@ impl Model {
         if self.maps.is_some() && winner.is_some_and(|winner| winner != key.name) {
             return Ok(Revived::MapEnded);
         }
-        let epochs = self.of(partition);
-        let named = epochs.get(epoch as usize).map(|open| open.location);
-        if partition.0 >= self.partitions || (named.is_none() && (epoch, epochs.len()) != (0, 0)) {
+        let used = self.names_used(partition) as u32;
+        if partition.0 >= self.partitions || epoch >= used.max(1) {
             return Err(AttemptError::Partition { partition: partition.0 });
         }
-        if let Some(named) = named.filter(|named| self.life(*named) == Some(Life::Open)) {
-            self.log.push(Event::Replaced(named));
+        let named = self.of(partition).into_iter().find(|open| open.location.epoch.0 == epoch);
+        if let Some(named) = named
+            && why == Replacing::Refused
+            && matches!(self.life(named.location), Some(Life::Open | Life::Replaced))
+        {
+            self.log.push(Event::Committed(named.location));
         }
-        Ok(self.locate(partition))
+        Ok(self.want(partition, Some(epoch)))
     }
 
     pub(super) fn wanted(&self) -> Vec<Partition> {
         let partitions = (0..self.partitions).map(Partition);
-        partitions.filter(|partition| self.answer(*partition) == Revived::Wanted).collect()
+        let is_wanted = |partition: &Partition| self.answer(*partition, Some(u32::MAX)) == Revived::Wanted;
+        partitions.filter(is_wanted).collect()
     }
 
     pub(super) fn commit(&mut self, partitions: &std::ops::Range<u32>) {

@@ -1,7 +1,7 @@
 //! A large shuffle: what is kept per map and per partition, and that no step looks at all of it for one of them.
 
 use super::*;
-use crate::lifecycle::locations::PlacedEpoch;
+use crate::lifecycle::epochs::PlacedEpoch;
 
 const MAPS: u32 = 100_000;
 const PARTITIONS: u32 = 10_000;
@@ -47,6 +47,6 @@ fn readers_that_commit_their_own_partition_do_not_look_at_the_others() {
 }
 
 #[test]
-fn an_epoch_takes_48_bytes() {
-    assert_eq!(size_of::<PlacedEpoch>(), 48);
+fn an_epoch_takes_40_bytes() {
+    assert_eq!(size_of::<PlacedEpoch>(), 40);
 }

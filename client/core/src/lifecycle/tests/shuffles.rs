@@ -9,15 +9,15 @@ use crate::lifecycle::{LookupError, RegisterError, SHUFFLES_MAX, Stage};
 #[test]
 fn the_same_declaration_again_answers_the_same() {
     let mut lifecycle = Lifecycle::new(LEASE);
-    let first = lifecycle.register(SHUFFLE, 4, Some(2)).unwrap();
+    let first = lifecycle.register(SHUFFLE, 4, Some(2), ONE_COPY).unwrap();
     assert!(first.started);
-    let again = lifecycle.register(SHUFFLE, 4, Some(2)).unwrap();
+    let again = lifecycle.register(SHUFFLE, 4, Some(2), ONE_COPY).unwrap();
     assert_eq!((again.generation, again.wire, again.started), (first.generation, first.wire, false));
     lifecycle.next_generation(SHUFFLE, FIRST).unwrap();
-    assert_eq!(lifecycle.register(SHUFFLE, 4, Some(2)).unwrap().generation, Generation(1));
+    assert_eq!(lifecycle.register(SHUFFLE, 4, Some(2), ONE_COPY).unwrap().generation, Generation(1));
     for (partitions, maps) in [(5, Some(2)), (4, Some(3)), (4, None)] {
-        let differs = RegisterError::Differs { shuffle: SHUFFLE, partitions: 4, maps: Some(2) };
-        assert_eq!(lifecycle.register(SHUFFLE, partitions, maps), Err(differs));
+        let differs = RegisterError::Differs { shuffle: SHUFFLE, partitions: 4, maps: Some(2), protection: ONE_COPY };
+        assert_eq!(lifecycle.register(SHUFFLE, partitions, maps, ONE_COPY), Err(differs));
     }
 }
 
@@ -25,17 +25,17 @@ fn the_same_declaration_again_answers_the_same() {
 fn senseless_numbers_are_refused() {
     let mut lifecycle = Lifecycle::new(LEASE);
     for (partitions, maps) in [(0, None), (PARTITIONS_MAX + 1, None), (1, Some(0)), (1, Some(MAPS_MAX + 1))] {
-        assert_eq!(lifecycle.register(1, partitions, maps), Err(RegisterError::Shape { partitions, maps }));
+        assert_eq!(lifecycle.register(1, partitions, maps, ONE_COPY), Err(RegisterError::Shape { partitions, maps }));
     }
-    assert_eq!(lifecycle.register(u32::MAX, 1, None), Err(RegisterError::TooMany));
+    assert_eq!(lifecycle.register(u32::MAX, 1, None, ONE_COPY), Err(RegisterError::TooMany));
     assert_eq!(lifecycle.shuffles().count(), 0);
-    assert!(lifecycle.register(1, PARTITIONS_MAX, Some(MAPS_MAX)).is_ok());
+    assert!(lifecycle.register(1, PARTITIONS_MAX, Some(MAPS_MAX), ONE_COPY).is_ok());
 }
 
 #[test]
 fn a_thousand_readers_of_one_loss_start_one_generation() {
     let mut lifecycle = placed(1, Some(1));
-    let old = lifecycle.register(SHUFFLE, 1, Some(1)).unwrap().wire;
+    let old = lifecycle.register(SHUFFLE, 1, Some(1), ONE_COPY).unwrap().wire;
     end(state(&mut lifecycle), key(0, 0), &[0]);
     let started: Vec<_> = (0..1000).map(|_| lifecycle.next_generation(SHUFFLE, FIRST).unwrap()).collect();
     assert_eq!((started[0].started, started[0].replaced), (true, Some(old)));
@@ -65,8 +65,8 @@ fn a_generation_that_is_over_is_fenced_and_leaves_nothing() {
     assert!(state.by_tokens(&[won.token]).is_err());
     assert_eq!(state.plan(Partition(0)).sum, Some(BatchSum::default()));
     assert!(state.wanted(9).iter().all(|location| location.shuffle != old.shuffle && location.epoch.0 == 0));
-    state.placed(old, WORKER, Handle(1));
-    assert_eq!(state.answer(Partition(0)), Revived::Wanted);
+    state.placed(old, WORKER, Handle(1), None);
+    assert_eq!(state.answer(Partition(0), None), Revived::Wanted);
     assert!(end(state, key(0, 0), &[0]).won);
 }
 
@@ -90,13 +90,14 @@ fn never_existed_and_released_are_two_answers() {
     assert_eq!(lifecycle.current(SHUFFLE).err(), Some(released.clone()));
     assert_eq!(lifecycle.generation(SHUFFLE, FIRST).err(), Some(released.clone()));
     assert_eq!(lifecycle.next_generation(SHUFFLE, FIRST), Err(released));
-    assert_eq!(lifecycle.register(SHUFFLE, 1, Some(1)), Err(RegisterError::Released { shuffle: SHUFFLE }));
+    assert_eq!(lifecycle.register(SHUFFLE, 1, Some(1), ONE_COPY), Err(RegisterError::Released { shuffle: SHUFFLE }));
 }
 
 #[test]
 fn everything_released_is_told_by_its_number_on_the_wire() {
     let mut lifecycle = Lifecycle::new(LEASE);
-    let wires: Vec<_> = (0..4).map(|shuffle| lifecycle.register(shuffle, 1, Some(1)).unwrap().wire.0).collect();
+    let wires: Vec<_> =
+        (0..4).map(|shuffle| lifecycle.register(shuffle, 1, Some(1), ONE_COPY).unwrap().wire.0).collect();
     let next = lifecycle.next_generation(1, FIRST).unwrap().wire.0;
     lifecycle.release(3).unwrap();
     assert!(lifecycle.released_wire().iter().eq([wires[1], wires[3]]));
@@ -109,7 +110,7 @@ fn everything_released_is_told_by_its_number_on_the_wire() {
 fn released_shuffles_cost_nothing_where_numbers_are_dense() {
     let mut lifecycle = Lifecycle::new(LEASE);
     for shuffle in 0..100_000 {
-        lifecycle.register(shuffle, 1, None).unwrap();
+        lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
         lifecycle.release(shuffle).unwrap();
     }
     assert_eq!((lifecycle.released.runs().len(), lifecycle.released_wire.runs().len()), (1, 1));
@@ -120,12 +121,12 @@ fn shuffles_are_bounded_and_a_release_makes_room() {
     let mut lifecycle = Lifecycle::new(LEASE);
     let most = SHUFFLES_MAX as u32;
     for shuffle in 0..most {
-        lifecycle.register(shuffle, 1, None).unwrap();
+        lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
     }
-    assert_eq!(lifecycle.register(most, 1, None), Err(RegisterError::TooMany));
-    assert!(!lifecycle.register(0, 1, None).unwrap().started);
+    assert_eq!(lifecycle.register(most, 1, None, ONE_COPY), Err(RegisterError::TooMany));
+    assert!(!lifecycle.register(0, 1, None, ONE_COPY).unwrap().started);
     lifecycle.release(5).unwrap();
-    assert!(lifecycle.register(most, 1, None).unwrap().started);
+    assert!(lifecycle.register(most, 1, None, ONE_COPY).unwrap().started);
 }
 
 #[test]
@@ -135,16 +136,16 @@ fn scattered_numbers_are_refused_before_remembering_them_costs_much() {
     for number in 0..most {
         lifecycle.released.insert(number * 2);
     }
-    assert_eq!(lifecycle.register(most * 2, 1, None), Err(RegisterError::TooMany));
-    assert_eq!(lifecycle.register(4, 1, None), Err(RegisterError::Released { shuffle: 4 }));
-    assert_eq!(lifecycle.register(3, 1, None).err(), Some(RegisterError::TooMany));
+    assert_eq!(lifecycle.register(most * 2, 1, None, ONE_COPY), Err(RegisterError::TooMany));
+    assert_eq!(lifecycle.register(4, 1, None, ONE_COPY), Err(RegisterError::Released { shuffle: 4 }));
+    assert_eq!(lifecycle.register(3, 1, None, ONE_COPY).err(), Some(RegisterError::TooMany));
 }
 
 #[test]
 fn leases_of_all_shuffles_expire() {
     let mut lifecycle = Lifecycle::new(LEASE);
     for shuffle in 0..3 {
-        lifecycle.register(shuffle, 1, None).unwrap();
+        lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
         let (_, state) = lifecycle.current(shuffle).unwrap();
         state.start_attempt(key(0, 0), START).unwrap();
     }
