@@ -5,6 +5,7 @@
 
 mod config_command;
 mod demo;
+mod drain_command;
 mod role;
 mod settings;
 mod signals;

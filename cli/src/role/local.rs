@@ -137,6 +137,8 @@ fn worker_config(root: &Root, master: SocketAddr, number: u16) -> WorkerConfig {
     config.data_listen.set_port(0);
     config.admin_listen.iter_mut().for_each(|address| address.set_port(0));
     let own = |folder: &PathBuf| folder.join(format!("worker-{number}"));
+    // They end together: none is there to take over from another.
+    config.disk_returns = true;
     config.data_folders = root.worker.data_folders.iter().map(own).collect();
     config
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use mallorn_runtime::config::{ByteSize, ConfigError, Loader};
 use mallorn_runtime::disk::Disk;
 use mallorn_runtime::random::Random;
@@ -22,6 +22,7 @@ use mallorn_worker::{Surroundings, WorkerConfig};
 use prometheus::Registry;
 
 use crate::config_command::SettingsArgs;
+use crate::drain_command::{self, DrainArgs};
 use crate::settings::Root;
 use crate::signals::{EndSignal, Signals};
 use ending::Ending;
@@ -46,7 +47,11 @@ pub(crate) struct MasterArgs {
 
 /// Runs a worker: takes, keeps and serves shuffle data
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct WorkerArgs {
+    #[command(subcommand)]
+    command: Option<WorkerCommand>,
+
     #[command(flatten)]
     settings: SettingsArgs,
 
@@ -64,6 +69,12 @@ pub(crate) struct WorkerArgs {
 
     #[command(flatten)]
     parent: ParentArgs,
+}
+
+/// What is done about a worker that runs.
+#[derive(Clone, Debug, Subcommand)]
+enum WorkerCommand {
+    Drain(DrainArgs),
 }
 
 /// Why a role did not start, or ended by itself.
@@ -138,8 +149,11 @@ async fn run_master(args: MasterArgs) -> Result<(), RoleError> {
     }
 }
 
-/// Runs a worker until it is told to end: exit code 0 then, 1 if it failed, 2 if its settings are wrong.
+/// Runs a worker until it is told to end, or does something about one that runs: exit code 0 then, 1 if it failed, 2 if its settings are wrong.
 pub(crate) async fn worker(args: WorkerArgs) -> ExitCode {
+    if let Some(WorkerCommand::Drain(args)) = args.command {
+        return drain_command::run(args).await;
+    }
     exit(run_worker(args).await)
 }
 

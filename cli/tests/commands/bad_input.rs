@@ -23,6 +23,9 @@ async fn wrong_options_are_wrong_usage() {
         ("demo --set worker.memroy=1GiB", "did you mean `worker.memory`?"),
         ("master --set master.worker_lease=10", "has no unit"),
         ("worker --memory 1KiB", "must be at least 16MiB"),
+        ("worker drain", "<NAME>"),
+        ("worker --memory 1GiB drain a", "cannot be used with"),
+        ("worker drain a --set worker.grace=soon", "does not start with a number"),
         ("frobnicate", "unrecognized subcommand"),
     ] {
         place.refused(2, &[words], line, &[]).await;

@@ -62,6 +62,34 @@ async fn a_local_cluster_runs_two_demos_at_once() {
 }
 
 #[tokio::test]
+async fn a_worker_is_drained_by_its_name_while_the_others_go_on() {
+    let place = Place::new();
+    let arguments = ["local", "--workers", "2", "--memory", "64MiB", "--listen", "127.0.0.1:0"];
+    let more = ["--set", "master.admin=", "--set", "worker.admin_listen=", "--set", "log.filter=error"];
+    let mut cluster = place.command(&[&arguments[..], &more].concat()).spawn().unwrap();
+    let ready = line_starting(&mut lines(cluster.stdout.take()), "{\"role\":\"master\"").await;
+    let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
+    let master = ready["control"].as_str().unwrap();
+
+    let said = place.run(&format!("worker drain worker-1 --wait --hand-over --master {master}"), &[]).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    let last = said.out.lines().last();
+    assert_eq!(last, Some("worker-1: nothing is left; its process may be ended"), "{said:?}");
+    let said = place.run(&format!("worker drain worker-9 --master {master}"), &[]).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.starts_with("there is no worker \"worker-9\" here; there are worker-1, worker-2"), "{said:?}");
+    let said = place.run("worker drain worker-1 --master 127.0.0.1:1", &[]).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("name another one with --master"), "{said:?}");
+
+    let input = place.file("rows.csv", "key\na\nb\na\n");
+    let line = format!("demo --json --endpoint {master} --key key --input");
+    assert_eq!(place.run(&line, &[&input]).await.code, Some(0), "one worker is enough");
+    signal(&cluster, "TERM").await;
+    assert_eq!(exit_code(&mut cluster).await, Some(0));
+}
+
+#[tokio::test]
 async fn a_worker_without_a_master_waits_and_can_be_ended() {
     let place = Place::new();
     let listen = ["worker.control_listen=127.0.0.1:0", "worker.data_listen=127.0.0.1:0", "worker.admin_listen="];
