@@ -9,21 +9,30 @@ use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
-use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::commit::{Freezing, Sealing};
 use mallorn_worker_core::push::Life;
+use mallorn_worker_core::replicate::Copy;
 
 use crate::memory::location::{Location, State};
 use crate::memory::store::Store;
 
 impl Store {
-    /// Ends acks of locations for good; the acked length of each, `None` where it is unknown.
-    pub(crate) fn freeze(&self, application: &Application, ids: &[LocationId]) -> Vec<Option<u64>> {
+    /// Ends acks of locations for good; tells the acked length of each.
+    pub(crate) fn freeze(&self, application: &Application, ids: &[LocationId]) -> Vec<Freezing> {
         let locations = self.by_names(application, ids);
-        locations.iter().map(|location| self.freeze_one(location.as_ref()?)).collect()
+        let freeze = |location: &Option<Arc<Location>>| match location {
+            Some(location) => self.freeze_one(location),
+            None => Freezing::Unknown,
+        };
+        locations.iter().map(freeze).collect()
     }
 
-    fn freeze_one(&self, location: &Location) -> Option<u64> {
-        self.freeze_locked(&mut location.lock())
+    fn freeze_one(&self, location: &Location) -> Freezing {
+        let mut state = location.lock();
+        if state.leaving.is_moved() {
+            return Freezing::Moved;
+        }
+        self.freeze_locked(&mut state).map_or(Freezing::Unknown, Freezing::Acked)
     }
 
     /// Freezes a location that is open; `false` where it is not.
@@ -58,7 +67,7 @@ impl Store {
         let locations = self.by_names(application, &ids);
         let seal = |(location, (_, seal, length)): (&Option<Arc<Location>>, &(LocationId, SealId, u64))| match location
         {
-            Some(location) => self.seal_one(application, location, *seal, *length),
+            Some(location) => self.seal_one(location, durability, *seal, *length),
             None => Sealing::Unknown,
         };
         let mut sealings: Vec<_> = locations.iter().zip(seals).map(seal).collect();
@@ -79,44 +88,45 @@ impl Store {
         sealings
     }
 
-    fn seal_one(&self, application: &Application, location: &Arc<Location>, seal: SealId, length: u64) -> Sealing {
+    fn seal_one(&self, location: &Arc<Location>, durability: Durability, seal: SealId, length: u64) -> Sealing {
         let mut state = location.lock();
+        if state.leaving.is_moved() {
+            return Sealing::Moved;
+        }
         let before = state.log.life();
         let sealing = state.log.seal(seal, length);
         self.metrics.location_moved(before, state.log.life());
         match sealing {
-            Sealing::Sealed { .. } => state.trim(),
+            Sealing::Sealed { .. } => {
+                state.durability = state.durability.max(durability);
+                state.trim();
+            }
             Sealing::Short { held } => {
                 state.clear();
                 drop(state);
-                self.forget(application, location);
+                self.forget(location);
                 tracing::warn!(location = %location.id, held, length, "drop a location that is shorter than its seal");
             }
-            Sealing::Unknown | Sealing::Conflict | Sealing::NotDurable => {}
+            Sealing::Unknown | Sealing::Conflict | Sealing::NotDurable | Sealing::Moved => {}
         }
         sealing
     }
 
     /// Forgets a range of shuffles; returns the bytes of memory given back.
     pub(crate) fn release(&self, application: &Application, shuffles: Range<u32>) -> u64 {
+        self.taken.lock().release(application, shuffles.clone());
         self.clear(&self.remove(application, shuffles))
     }
 
     /// Forgets everything of an application; returns the bytes of memory given back.
     pub(crate) fn release_all(&self, application: &Application) -> u64 {
+        self.taken.lock().release_all(application);
         self.clear(&self.remove_all(application))
     }
 
     /// Readers finish on what they hold; its memory follows with the last of them.
     fn clear(&self, locations: &[Arc<Location>]) -> u64 {
-        let clear = |location: &Arc<Location>| {
-            let mut state = location.lock();
-            let before = state.log.life();
-            let bytes = state.clear();
-            self.metrics.location_moved(before, state.log.life());
-            bytes
-        };
-        let bytes = locations.iter().map(clear).sum();
+        let bytes = locations.iter().map(|location| self.clear_one(&mut location.lock())).sum();
         let shuffles: BTreeSet<_> = locations.iter().map(|location| location.shuffle()).collect();
         shuffles.into_iter().for_each(|shuffle| self.spill.release(shuffle));
         self.metrics.released_bytes.inc_by(bytes);
@@ -126,9 +136,8 @@ impl Store {
 
     /// Ends acks of everything, and takes no new locations from here on.
     pub(crate) fn drain(&self) {
-        for location in self.begin_draining() {
-            self.freeze_one(&location);
-        }
+        self.freeze_all(&self.begin_draining());
+        self.news.notify_one();
         // Nothing takes a push any more, so none has to wait for memory.
         self.pressure.set_hope(false);
     }
@@ -145,10 +154,38 @@ impl Store {
     /// Draws a fresh incarnation, as a worker does that was declared lost: what was open is frozen, handles are void.
     pub(crate) fn start_again(&self) -> Incarnation {
         let (incarnation, locations) = self.begin_incarnation();
-        for location in locations {
-            self.freeze_one(&location);
-        }
+        self.freeze_all(&locations);
         incarnation
+    }
+
+    fn freeze_all(&self, locations: &[Arc<Location>]) {
+        for location in locations {
+            let is_on_its_way = {
+                let state = location.lock();
+                state.log.copy() == Copy::HandedOver && state.log.life() == Life::Open
+            };
+            // Whoever hands it over still has all of it: a part of it must never look like the whole.
+            if is_on_its_way {
+                self.drop_one(location);
+            } else {
+                self.freeze_one(location);
+            }
+        }
+    }
+
+    /// Drops a location that is of no use, and its name with it.
+    pub(crate) fn drop_one(&self, location: &Arc<Location>) {
+        self.clear_one(&mut location.lock());
+        self.forget(location);
+        self.pressure.freed();
+    }
+
+    /// Gives back what a location holds; returns the bytes of memory.
+    pub(crate) fn clear_one(&self, state: &mut State) -> u64 {
+        let before = state.log.life();
+        let bytes = state.clear();
+        self.metrics.location_moved(before, state.log.life());
+        bytes
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use mallorn_runtime::config::{ByteSize, Check, Invalid, settings};
+use mallorn_proto::limits::RACK_BYTES_MAX;
+use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, settings};
 use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
 
 /// Most data folders of one worker: masters take no more, and locations keep a bit for each.
@@ -29,6 +31,11 @@ settings! {
         /// Folders, one per disk, for what memory does not hold and for who this worker is. Without any it is a new worker at
         /// each start, and takes only shuffles whose durability is `memory`.
         pub data_folders: Vec<PathBuf>,
+        /// Whether the data folders are there again when this worker comes back. Where they are not (a folder that goes with
+        /// the pod, a machine that is given back), a worker that ends hands what it holds over to others.
+        pub disk_returns: bool = true,
+        /// How long a worker that is told to end may take for that: Kubernetes' grace period, less a margin.
+        pub grace: Span = Span(Duration::from_secs(60)),
         /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept.
         pub memory: ByteSize = ByteSize::gib(1),
         /// A location of this size is still pushed to, but its clients are told to move on to a new one.

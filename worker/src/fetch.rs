@@ -214,6 +214,9 @@ impl<'a> Streams<'a> {
         let location = self.store.by_name(&self.application, open.location).ok_or(OpenError::NotHere)?;
         let (length, chunk_ends) = {
             let state = location.lock();
+            if state.leaving.is_moved() {
+                return Err(OpenError::NotHere.into());
+            }
             (state.log.open(open.seal)?, state.log.chunk_ends().collect())
         };
         let heap = self.store.arena.charge(Pool::Read, STREAM_HEAP_BYTES).ok_or(RequestError::NoMemory)?;

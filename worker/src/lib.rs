@@ -13,6 +13,8 @@ mod replicate;
 mod spill;
 mod commit;
 mod fetch;
+mod handover;
+mod drain;
 mod service;
 mod restart;
 mod master_link;

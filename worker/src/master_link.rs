@@ -17,6 +17,7 @@ use mallorn_runtime::clock;
 use mallorn_runtime::grpc;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
+use mallorn_worker_core::handover::TakenFrom;
 use mallorn_worker_core::master_link::{Held, pages};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -42,6 +43,7 @@ pub(crate) struct Addresses {
     pub(crate) name: String,
     pub(crate) control: String,
     pub(crate) data: String,
+    pub(crate) rack: String,
 }
 
 /// The worker's side of its relation to the master.
@@ -120,6 +122,7 @@ impl MasterLink {
         loop {
             match self.register().await {
                 Ok(pause) => {
+                    self.store.taken.lock().tell_again();
                     tracing::info!(worker = %self.identity.worker, name = self.addresses.name, "register with the master");
                     self.registered.send_replace(true);
                     return pause;
@@ -144,7 +147,8 @@ impl MasterLink {
                 Ok(Standing::Again) => return,
                 Ok(Standing::Known) => {
                     backoff.reset();
-                    clock::sleep(pause).await;
+                    // Some news should not wait for the next heartbeat; whether there were any does not matter here.
+                    let _ = clock::timeout(pause, self.store.news.notified()).await;
                 }
                 Err(error) => self.wait_out(&error, &mut backoff, "send the master a heartbeat").await,
             }
@@ -181,13 +185,16 @@ impl MasterLink {
             incarnation: incarnation.0,
             control: self.addresses.control.clone(),
             data: self.addresses.data.clone(),
-            ..Default::default()
+            rack: self.addresses.rack.clone(),
         }
     }
 
     /// Tells everything that is held, in as many messages as that takes.
     async fn heartbeat(&mut self) -> Result<Standing, LinkError> {
-        for page in pages(self.store.held()) {
+        let mut pages = pages(self.store.held()).into_iter();
+        let mut held = pages.next().unwrap_or_default();
+        loop {
+            let taken = self.store.taken.lock().page();
             let request = v1::HeartbeatRequest {
                 cluster: self.identity.cluster.clone(),
                 worker: Some(self.identity.worker.into()),
@@ -195,16 +202,21 @@ impl MasterLink {
                 memory: Some(memory_to_wire(&self.store.usage())),
                 disks: self.store.spill.disks().iter().map(disk_to_wire).collect(),
                 draining: self.store.is_draining(),
-                held: page.into_iter().map(held_to_wire).collect(),
-                ..Default::default()
+                held: held.into_iter().map(held_to_wire).collect(),
+                taken_over: taken.iter().map(taken_to_wire).collect(),
             };
             let reply = self.client.heartbeat(request).await?.into_inner();
             if reply.register_again {
                 return Ok(Standing::Again);
             }
             self.obey(reply);
+            self.store.taken.lock().told(&taken);
+            held = match pages.next() {
+                Some(page) => page,
+                None if self.store.taken.lock().is_told() => return Ok(Standing::Known),
+                None => Vec::new(),
+            };
         }
-        Ok(Standing::Known)
     }
 
     /// A worker deletes only on a master's word: this is it.
@@ -219,6 +231,14 @@ impl MasterLink {
             let bytes: u64 = released.shuffles.iter().map(release).sum();
             tracing::debug!(%application, bytes, "release shuffles");
         }
+    }
+}
+
+fn taken_to_wire(taken: &TakenFrom) -> v1::TakenOver {
+    v1::TakenOver {
+        application: Some(taken.application.clone().into()),
+        from: Some(taken.from.into()),
+        locations: taken.locations.iter().map(|location| (*location).into()).collect(),
     }
 }
 

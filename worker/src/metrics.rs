@@ -2,6 +2,7 @@
 //!
 //! Owns every metric of the role, each declared once. Does not own the registry, which is passed in.
 
+mod handover;
 mod replicate;
 mod spill;
 
@@ -15,6 +16,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+pub(crate) use handover::HandoverMetrics;
 pub(crate) use replicate::{Cause, ReplicateMetrics};
 pub(crate) use spill::{Disks, SpillMetrics};
 
@@ -69,6 +71,8 @@ pub(crate) struct Metrics {
     pub(crate) register_again: IntCounter,
     /// Copies and splits.
     pub(crate) replicate: ReplicateMetrics,
+    /// Hand-over.
+    pub(crate) handover: HandoverMetrics,
     /// What goes to disk.
     pub(crate) spill: SpillMetrics,
     batches: Arc<[IntCounter]>,
@@ -112,6 +116,7 @@ impl Metrics {
                 "Times that the master asked for a fresh registration",
             )?,
             replicate: ReplicateMetrics::new(registry)?,
+            handover: HandoverMetrics::new(registry)?,
             batches: Status::ALL.iter().map(|status| batches.with_label_values(&[status.name()])).collect(),
             refused: Refusal::ALL.iter().map(|reason| refused.with_label_values(&[reason.name()])).collect(),
             connections: [Role::Push, Role::Fetch, Role::Replicate]

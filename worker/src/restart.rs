@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, LocationId, ShuffleId};
+use mallorn_proto::id::{Application, LocationId, ShuffleId, WorkerId};
 use mallorn_runtime::disk::{Disk, File, FileError, OpenHow};
 use mallorn_worker_core::push::{Life, Log, SplitLimits};
 use mallorn_worker_core::record::{self, FormError, Header, Name, Said, Whole};
@@ -19,7 +19,7 @@ use mallorn_worker_core::replicate::Copy;
 use mallorn_worker_core::spill::extent::Extent;
 use mallorn_worker_core::spill::segment::SEGMENT_HEADER_BYTES;
 
-use crate::memory::location::{Made, OnDisk, Recorded, Terms};
+use crate::memory::location::{Location, Made, OnDisk, Recorded, Terms};
 use crate::memory::store::Store;
 use crate::spill::{Folder, ShuffleFiles, ShuffleKey, records_path, segment_path};
 
@@ -75,6 +75,8 @@ struct Candidate {
     whole: Whole,
     /// The folder that keeps its record.
     folder: usize,
+    /// All folders, by bits, whose records name it.
+    named_on: u64,
     /// It was written in another boot, and not synced.
     is_doubtful: bool,
 }
@@ -181,7 +183,7 @@ fn restore_shuffle(
     all: Vec<Found>,
     restarted: &mut Restarted,
 ) -> Result<(), RestartError> {
-    let (candidates, mut lost) = sort_out(folders, &all);
+    let SortedOut { candidates, mut lost, moved } = sort_out(folders, &all);
     let Some(first) = all.first() else { return Ok(()) };
     let (application, shuffle) = (Arc::new(first.header.application.clone()), first.header.shuffle);
     let mut used = BTreeSet::new();
@@ -202,6 +204,11 @@ fn restore_shuffle(
         used.insert(folder);
         used.extend(extents.into_iter().map(usize::from));
     }
+    for name in moved {
+        used.extend(all.iter().filter(|found| found.locations.contains_key(&name)).map(|found| found.folder));
+        let id = LocationId { shuffle, partition: name.partition, epoch: name.epoch };
+        restore_moved(store, &application, id)?;
+    }
     for name in &lost {
         if restarted.lost < NAMED_MAX {
             let id = LocationId { shuffle, partition: name.partition, epoch: name.epoch };
@@ -217,10 +224,18 @@ fn restore_shuffle(
     Ok(())
 }
 
+/// The locations of a shuffle by what becomes of them.
+struct SortedOut {
+    candidates: BTreeMap<Name, Candidate>,
+    lost: BTreeSet<Name>,
+    /// Handed over: whoever asks for one is told so.
+    moved: BTreeSet<Name>,
+}
+
 /// The last word of the records on each location; a seal counts more than a freeze where two folders speak of one.
-fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> (BTreeMap<Name, Candidate>, BTreeSet<Name>) {
+fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> SortedOut {
     let mut candidates: BTreeMap<Name, Candidate> = BTreeMap::new();
-    let mut lost = BTreeSet::new();
+    let (mut lost, mut moved) = (BTreeSet::new(), BTreeSet::new());
     for found in all {
         let is_old_boot = found.header.boot != folders[found.folder].boot;
         for (name, said) in &found.locations {
@@ -230,17 +245,24 @@ fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> (BTreeMap<Name, Candidate
                     let is_better = candidates.get(name).is_none_or(|known| !is_sealed(known.whole.restored.life));
                     if is_better {
                         let is_doubtful = is_old_boot && !whole.synced;
-                        let candidate = Candidate { whole: whole.clone(), folder: found.folder, is_doubtful };
+                        let whole = whole.clone();
+                        let candidate = Candidate { whole, folder: found.folder, named_on: 0, is_doubtful };
                         candidates.insert(*name, candidate);
                     }
                 }
                 Some(Said::Opened) | None => drop(lost.insert(*name)),
-                Some(Said::Dropped) => {}
+                Some(Said::Dropped) => drop(moved.insert(*name)),
             }
         }
     }
+    for (name, candidate) in &mut candidates {
+        let naming = all.iter().filter(|found| found.locations.contains_key(name));
+        candidate.named_on = naming.fold(0, |bits, found| bits | 1 << found.folder);
+    }
+    // Where it was dropped, all folders that name it say so; one that does not tells of a later time.
+    moved.retain(|name| !candidates.contains_key(name) && !lost.contains(name));
     lost.retain(|name| !candidates.contains_key(name));
-    (candidates, lost)
+    SortedOut { candidates, lost, moved }
 }
 
 /// Whether an extent is there; one that may have been lost with the power is read to see.
@@ -279,26 +301,42 @@ fn restore_one(
     id: LocationId,
     candidate: Candidate,
 ) -> Result<bool, RestartError> {
-    let Candidate { whole, folder, .. } = candidate;
+    let Candidate { whole, folder, named_on, .. } = candidate;
+    let from = whole.from;
     let recorded = match (whole.restored.life, whole.synced) {
         (Life::Sealed { .. }, true) => Recorded::Synced,
         (Life::Sealed { .. }, false) => Recorded::Sealed,
         _ => Recorded::Frozen,
     };
     let Ok(log) = Log::restored(whole.restored) else { return Ok(false) };
-    let (limits, durability) = (SplitLimits::NONE, Durability::Written);
-    let terms = Terms { copy: Copy::Lone, replica: None, limits, durability };
-    let made = Made { id, application: Arc::clone(application), terms, log };
-    let no_memory = || RestartError::NoMemory { locations: store.all().len() };
-    let location = store.restore(made).ok_or_else(no_memory)?;
+    let durability = if recorded == Recorded::Synced { Durability::Synced } else { Durability::Written };
+    let location = take_in(store, application, id, (log, durability, from))?;
     let mut state = location.lock();
     let index = u16::try_from(folder).ok();
-    state.disk = OnDisk { index, recorded, named_on: 1 << folder, ..OnDisk::default() };
+    state.disk = OnDisk { index, recorded, named_on, ..OnDisk::default() };
     state.tell();
     Ok(true)
 }
 
-/// Goes on with a shuffle's files, or removes them where nothing of it is whole.
+/// Remembers that a location was handed over.
+fn restore_moved(store: &Store, application: &Arc<Application>, id: LocationId) -> Result<(), RestartError> {
+    let mut log = Log::new();
+    log.drop_all();
+    take_in(store, application, id, (log, Durability::Memory, None)).map(drop)
+}
+
+fn take_in(
+    store: &Store,
+    application: &Arc<Application>,
+    id: LocationId,
+    (log, durability, from): (Log, Durability, Option<WorkerId>),
+) -> Result<Arc<Location>, RestartError> {
+    let terms = Terms { copy: Copy::Lone, replica: None, from, limits: SplitLimits::NONE, durability };
+    let made = Made { id, application: Arc::clone(application), terms, log };
+    store.restore(made).ok_or_else(|| RestartError::NoMemory { locations: store.all().len() })
+}
+
+/// Goes on with a shuffle's files, or removes them where nothing of it is whole or was handed over.
 fn keep_files(folder: &Folder, application: &Arc<Application>, found: Found, used: &BTreeSet<usize>) {
     let shuffle: ShuffleId = found.header.shuffle;
     let key = (application.instance, shuffle);

@@ -1,6 +1,6 @@
-//! The gRPC door: reserve, freeze, seal, release.
+//! The gRPC door: reserve, freeze, seal, release, settle, drain.
 //!
-//! Owns checking what callers send and translating it. Does not own what the calls do (`memory::store`, `commit`).
+//! Owns checking what callers send and translating it. Does not own what the calls do (`memory::store`, `commit`, `handover`, `drain`).
 
 mod copies;
 
@@ -13,12 +13,14 @@ use mallorn_proto::range_set::RangeSet;
 use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
-use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::commit::{Freezing, Sealing};
+use mallorn_worker_core::handover::Told;
 use mallorn_worker_core::memory::Usage;
 use mallorn_worker_core::spill::disk::Health;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
+use crate::drain::{Drain, Progress};
 use crate::identity::Identity;
 use crate::memory::store::{Reserved, Store};
 use crate::spill::DiskReport;
@@ -27,6 +29,7 @@ use crate::spill::DiskReport;
 pub(crate) struct Service {
     pub(crate) identity: Arc<Identity>,
     pub(crate) store: Arc<Store>,
+    pub(crate) drain: Arc<Drain>,
 }
 
 impl Service {
@@ -89,12 +92,7 @@ impl Worker for Service {
         let application = self.admit(&request.cluster, request.worker, request.application)?;
         let ids = location_ids(&request.locations)?;
         let frozen = self.store.freeze(&application, &ids);
-        let answer = |acked: Option<u64>| v1::Frozen {
-            unknown: acked.is_none(),
-            acked_length: acked.unwrap_or(0),
-            ..Default::default()
-        };
-        Ok(Response::new(v1::FreezeReply { locations: frozen.into_iter().map(answer).collect() }))
+        Ok(Response::new(v1::FreezeReply { locations: frozen.into_iter().map(freezing_to_wire).collect() }))
     }
 
     async fn seal(&self, request: Request<v1::SealRequest>) -> Result<Response<v1::SealReply>, tonic::Status> {
@@ -123,8 +121,20 @@ impl Worker for Service {
         Ok(Response::new(v1::ReleaseReply { bytes }))
     }
 
-    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleReply>, tonic::Status> {
-        Err(to_grpc(Status::UnsupportedVersion, "this worker takes nothing over yet"))
+    async fn settle(&self, request: Request<v1::SettleRequest>) -> Result<Response<v1::SettleReply>, tonic::Status> {
+        let request = request.into_inner();
+        let application = self.admit(&request.cluster, request.worker, request.application)?;
+        let from = WorkerId::from(request.from.ok_or_else(|| missing("from"))?);
+        within_page(request.locations.len())?;
+        let one = |one: &v1::SettleOne| {
+            let location = one.location.ok_or_else(|| missing("location"))?;
+            let seal = (one.seal != 0).then_some(SealId(one.seal));
+            Ok((LocationId::from(location), Told { acked: one.acked_length, seal, length: one.length }))
+        };
+        let told = request.locations.iter().map(one).collect::<Result<Vec<_>, tonic::Status>>()?;
+        let durability = Durability::from_wire(request.durability);
+        let settled = self.store.settle(&application, from, durability, &told).await;
+        Ok(Response::new(v1::SettleReply { settled }))
     }
 
     async fn describe(
@@ -144,12 +154,21 @@ impl Worker for Service {
             sealed,
             spilled_bytes: store.metrics.spill.written_bytes(),
             replicated_bytes: store.metrics.replicate.bytes.get(),
-            taken_over_bytes: 0,
+            taken_over_bytes: store.metrics.handover.taken_over_bytes.get(),
         }))
     }
 
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
-        Err(to_grpc(Status::UnsupportedVersion, "this worker is drained by SIGTERM only"))
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, tonic::Status> {
+        let request = request.into_inner();
+        self.admit_caller(&request.cluster, request.worker)?;
+        self.drain.begin(request.hand_over);
+        let Progress { locations_left, bytes_left, handed_over_bytes, is_done } = self.drain.progress();
+        Ok(Response::new(v1::DrainReply {
+            locations_left,
+            bytes_left,
+            bytes_handed_over: handed_over_bytes,
+            done: is_done,
+        }))
     }
 }
 
@@ -190,6 +209,14 @@ fn reserved_to_wire(reserved: Reserved) -> v1::Reserved {
     v1::Reserved { outcome: outcome.into(), handle }
 }
 
+fn freezing_to_wire(freezing: Freezing) -> v1::Frozen {
+    match freezing {
+        Freezing::Acked(acked_length) => v1::Frozen { acked_length, ..Default::default() },
+        Freezing::Unknown => v1::Frozen { unknown: true, ..Default::default() },
+        Freezing::Moved => v1::Frozen { moved: true, ..Default::default() },
+    }
+}
+
 fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
     use v1::sealed::Outcome;
     let (outcome, batches) = match sealing {
@@ -198,6 +225,7 @@ fn sealing_to_wire(sealing: Sealing) -> v1::Sealed {
         Sealing::Short { .. } => (Outcome::Short, 0),
         Sealing::Conflict => (Outcome::Conflict, 0),
         Sealing::NotDurable => (Outcome::NotDurable, 0),
+        Sealing::Moved => (Outcome::Moved, 0),
     };
     v1::Sealed { outcome: outcome.into(), batches }
 }

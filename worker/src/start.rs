@@ -24,6 +24,8 @@ use prometheus::Registry;
 use tokio::sync::watch;
 
 use crate::config::WorkerConfig;
+use crate::drain::Drain;
+use crate::handover::HandOver;
 use crate::identity::{self, Identity, IdentityError};
 use crate::master_link::{Addresses, MasterLink};
 use crate::memory::arena::{Arena, MemoryError};
@@ -107,6 +109,8 @@ pub struct Running {
     admin: Option<SocketAddr>,
     identity: Arc<Identity>,
     store: Arc<Store>,
+    drain: Arc<Drain>,
+    grace: Duration,
     registered: watch::Receiver<bool>,
     link: Tasks,
     servers: Tasks,
@@ -141,8 +145,11 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     task::blocking(move || restart::restart(&found)).await??;
     let doors = Doors::open(&config).await?;
     let addresses = addresses(&config, &doors, disk).await?;
-    let link = MasterLink::new(&config.master, Arc::clone(&identity), Arc::clone(&store), addresses, random)
+    let link = MasterLink::new(&config.master, Arc::clone(&identity), Arc::clone(&store), addresses, random.clone())
         .map_err(address_error("worker.master"))?;
+    let hand_over = HandOver::new(&config.master, Arc::clone(&identity), Arc::clone(&store), random.clone())
+        .map_err(address_error("worker.master"))?;
+    let draining = Drain::new(Arc::clone(&store), hand_over, config.disk_returns, random);
     let (drain, shutdown) = (Shutdown::new(), Shutdown::new());
     let registered = link.registered();
     let (control, data) = (doors.control_address, doors.data_address);
@@ -157,9 +164,10 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     if let Some((listener, _)) = doors.admin {
         servers.spawn(serve_admin(listener, registry, Arc::clone(&store), registered.clone(), shutdown.clone()));
     }
-    let service = Service { identity: Arc::clone(&identity), store: Arc::clone(&store) };
+    let service = Service { identity: Arc::clone(&identity), store: Arc::clone(&store), drain: Arc::clone(&draining) };
     servers.spawn(serve_control(doors.control, service, shutdown.clone()));
     servers.spawn(Arc::new(server).serve(doors.data, shutdown.clone()));
+    servers.spawn(Arc::clone(&draining).run(shutdown.clone()));
     servers.spawn(replicate::run(Arc::clone(&store), Arc::clone(&identity), shutdown.clone()));
     let mut disks = Tasks::new();
     let disks_end = Shutdown::new();
@@ -171,7 +179,21 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     link_tasks.spawn(link.run(drain.clone()));
     tracing::info!(%worker, %control, %data, memory = store.usage().budget_bytes, "start the worker");
     let ends = Ends { drain, shutdown, disks: disks_end };
-    Ok(Running { control, data, admin, identity, store, registered, link: link_tasks, servers, disks, ends })
+    let grace = config.grace.0;
+    Ok(Running {
+        control,
+        data,
+        admin,
+        identity,
+        store,
+        drain: draining,
+        grace,
+        registered,
+        link: link_tasks,
+        servers,
+        disks,
+        ends,
+    })
 }
 
 impl fmt::Debug for Running {
@@ -224,16 +246,12 @@ impl Running {
         let _ = self.registered.wait_for(|registered| *registered).await;
     }
 
-    /// Drains the worker and ends it: no new locations, everything open is frozen, everything that is in memory only is
-    /// written where there are disks, the master is told, requests in progress finish.
+    /// Drains the worker and ends it, within its grace: no new locations, everything open is frozen, the master is told.
+    /// Where the disks return, everything that is in memory only is written, and reads in progress finish; else the worker
+    /// serves on until nothing is left of what it holds, and hands that over once half of the grace has passed.
     pub async fn stop(self) {
-        tracing::info!(worker = %self.identity.worker, "drain the worker");
-        self.store.drain();
+        self.drain.end(self.grace).await;
         self.ends.drain.trigger();
-        if !self.store.spill.folders().is_empty() {
-            let left = self.store.keep_all().await.len();
-            tracing::info!(event = "drained", left, "everything that is held is on disk, but for what is left");
-        }
         self.link.join(END_WITHIN).await;
         self.ends.shutdown.trigger();
         if !self.servers.join(END_WITHIN).await {
@@ -324,7 +342,9 @@ async fn addresses(config: &WorkerConfig, doors: &Doors, disk: Disk) -> Result<A
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
     let control = format!("{host}:{}", doors.control_address.port());
     let data = format!("{host}:{}", doors.data_address.port());
-    Ok(Addresses { name: config.name.clone().unwrap_or_else(|| control.clone()), control, data })
+    let (name, rack) =
+        (config.name.clone().unwrap_or_else(|| control.clone()), config.rack.clone().unwrap_or_default());
+    Ok(Addresses { name, control, data, rack })
 }
 
 async fn serve_control(listener: Listener, service: Service, shutdown: Shutdown) {

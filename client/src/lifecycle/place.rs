@@ -325,6 +325,7 @@ impl Placing<'_> {
             durability: protection.durability.to_wire(),
             copy: copy.into(),
             replicas,
+            from: None,
         };
         let Some(mut door) = shared.workers.door(id) else { return vec![Reservation::Refused; locations.len()] };
         let reply = match door.reserve(request).await {

@@ -27,6 +27,19 @@ pub enum Sealing {
     /// It is sealed under another pair, or the length is no border between its batches: the caller is not the lifecycle
     /// manager that its batches were acked to.
     Conflict,
+    /// Another worker has taken it over, and speaks for it.
+    Moved,
+}
+
+/// The answer to a freeze.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freezing {
+    /// No batch is acked any more; these bytes were.
+    Acked(u64),
+    /// The location is not here (any more).
+    Unknown,
+    /// Another worker has taken it over, and speaks for it.
+    Moved,
 }
 
 impl Log {

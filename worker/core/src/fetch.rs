@@ -58,6 +58,11 @@ impl Cursor {
     pub fn at(offset: u64) -> Self {
         Self { offset, batches: u64::MAX }
     }
+
+    /// So many batches further, at `offset`.
+    pub(crate) fn after(self, batches: u64, offset: u64) -> Self {
+        Self { offset, batches: self.batches + batches }
+    }
 }
 
 /// Where the answer to one fetch comes from.
@@ -247,13 +252,18 @@ impl Log {
         self.chunk_ends.get(self.chunk_ends.partition_point(|end| end.offset <= offset)).copied()
     }
 
+    /// The lengths of the batches in memory from a cursor on, which [`Log::seek`] has found.
+    pub(crate) fn lengths_from(&self, from: Cursor) -> impl Iterator<Item = u32> + '_ {
+        self.batches.range(self.in_memory(from.batches)..).map(|entry| entry.stored_bytes)
+    }
+
     /// The index in memory of a batch counted from the location's start.
     fn in_memory(&self, batches: u64) -> usize {
         (batches.saturating_sub(self.forgotten) as usize).min(self.batches.len())
     }
 
     /// The cursor at `offset`, if a batch begins there: the hint, or a search from its chunk's start.
-    fn seek(&self, hint: Cursor, offset: u64) -> Option<Cursor> {
+    pub(crate) fn seek(&self, hint: Cursor, offset: u64) -> Option<Cursor> {
         if hint.offset == offset && (self.forgotten..=self.batches()).contains(&hint.batches) {
             return Some(hint);
         }

@@ -13,4 +13,5 @@ pub mod spill;
 pub mod commit;
 pub mod record;
 pub mod fetch;
+pub mod handover;
 pub mod master_link;

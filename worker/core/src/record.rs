@@ -9,12 +9,12 @@
 //! | Opened | the location has bytes in this folder's segments; without a later record they are lost, by name |
 //! | Frozen | everything held, and what of it was acked; it can be sealed |
 //! | Sealed | seal, length, chunks, extents: it can be read |
-//! | Dropped | it is not here any more |
+//! | Dropped | another worker has taken it over, and it is not here any more |
 //!
 //! Owns the form, and what makes a record whole. Does not own files, or when records are written.
 
 use mallorn_proto::checksum::Crc32c;
-use mallorn_proto::id::{Application, Epoch, Instance, Partition, SealId, ShuffleId};
+use mallorn_proto::id::{Application, Epoch, Instance, Partition, SealId, ShuffleId, WorkerId};
 use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CHUNKS_MAX};
 
 use crate::push::{Life, Log};
@@ -60,7 +60,7 @@ pub enum Said {
     Opened,
     /// It is frozen or sealed.
     Whole(Whole),
-    /// It is not here any more.
+    /// Another worker has taken it over.
     Dropped,
 }
 
@@ -71,6 +71,8 @@ pub struct Whole {
     pub restored: Restored,
     /// Whether its bytes were synced: then they are there after a loss of power too.
     pub synced: bool,
+    /// The worker that it was taken over from.
+    pub from: Option<WorkerId>,
 }
 
 /// Why a file of records, or a segment, is not read.
@@ -138,6 +140,8 @@ fn put_whole(out: &mut Vec<u8>, whole: &Whole, folders: &[u64]) {
         Life::Open | Life::Gone => 0,
     };
     out.push(u8::from(whole.synced));
+    // No worker has the id 0.
+    out.extend_from_slice(&whole.from.map_or(0, |WorkerId(from)| from).to_le_bytes());
     for number in [fixed, *length, *batches] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -237,7 +241,7 @@ pub fn check_segment_header(
 impl Whole {
     /// What is to be written down of a location; `None` when it is neither frozen nor sealed, or not all on disk.
     #[must_use]
-    pub fn of(log: &Log, synced: bool) -> Option<Self> {
+    pub fn of(log: &Log, synced: bool, from: Option<WorkerId>) -> Option<Self> {
         let life = log.life();
         let is_whole = matches!(life, Life::Frozen { .. } | Life::Sealed { .. }) && log.unwritten() == 0;
         is_whole.then(|| Self {
@@ -249,6 +253,7 @@ impl Whole {
                 extents: log.extents().to_vec(),
             },
             synced,
+            from,
         })
     }
 }
@@ -284,6 +289,10 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Option<u128> {
+        self.take(16)?.try_into().ok().map(u128::from_le_bytes)
     }
 
     fn text(&mut self, limit: usize) -> Option<String> {
@@ -326,6 +335,7 @@ impl<'a> Reader<'a> {
 
     fn whole(&mut self, is_sealed: bool, folders: &[u64]) -> Option<Whole> {
         let synced = self.u8()? == 1;
+        let from = Some(WorkerId(self.u128()?)).filter(|from| *from != WorkerId::default());
         let (fixed, length, batches) = (self.u64()?, self.u64()?, self.u64()?);
         let life = if is_sealed { Life::Sealed { seal: SealId(fixed), length } } else { Life::Frozen { acked: fixed } };
         let chunks = self.u32()? as usize;
@@ -338,7 +348,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let extents = (0..extents).map(|_| self.extent(folders)).collect::<Option<_>>()?;
-        Some(Whole { restored: Restored { life, length, batches, chunk_ends, extents }, synced })
+        Some(Whole { restored: Restored { life, length, batches, chunk_ends, extents }, synced, from })
     }
 
     fn extent(&mut self, folders: &[u64]) -> Option<Extent> {
@@ -383,9 +393,11 @@ mod tests {
             false => (Life::Frozen { acked: fixed }, length),
         });
         let chunks = prop::collection::vec(any::<(u64, u64)>(), 0..5);
-        let whole = (life, any::<(u64, bool)>(), chunks, prop::collection::vec(extent, 0..5)).prop_map(
-            |((life, length), (batches, synced), chunk_ends, extents)| {
-                Said::Whole(Whole { restored: Restored { life, length, batches, chunk_ends, extents }, synced })
+        let whole = (life, any::<(u64, bool, u128)>(), chunks, prop::collection::vec(extent, 0..5)).prop_map(
+            |((life, length), (batches, synced, from), chunk_ends, extents)| {
+                let restored = Restored { life, length, batches, chunk_ends, extents };
+                let from = (from % 2 > 0).then_some(WorkerId(from));
+                Said::Whole(Whole { restored, synced, from })
             },
         );
         prop_oneof![1 => Just(Said::Opened), 4 => whole, 1 => Just(Said::Dropped)]
@@ -452,7 +464,7 @@ mod tests {
         let restored = Restored { life, length: 9, batches: 1, chunk_ends: Vec::new(), extents: vec![extent] };
         let mut bytes = Vec::new();
         let name = Name { partition: Partition(4), epoch: Epoch(0) };
-        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: false }), &FOLDERS);
+        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: false, from: None }), &FOLDERS);
         assert_eq!(records(&bytes, &FOLDERS[..1]), (vec![(name, None)], 0));
     }
 

@@ -22,17 +22,17 @@ async fn a_location_is_frozen_sealed_and_released() {
     reserve_one(&store, &application, id);
     let location = store.by_name(&application, id).unwrap();
     assert_eq!(push(&store, &location, 1000), Ok(Appended::Stored(Status::Success)));
-    assert_eq!(store.freeze(&application, &[id]), [Some(1000)]);
+    assert_eq!(store.freeze(&application, &[id]), [Freezing::Acked(1000)]);
     assert_eq!(push(&store, &location, 1000), Err(NotAppended::Closed));
     let sealed = [Sealing::Sealed { batches: 1 }];
     assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 1000)]).await, sealed);
     assert_eq!(store.seal(&application, Durability::Memory, &[(id, SEAL, 1000)]).await, sealed);
     assert_eq!(store.seal(&application, Durability::Memory, &[(id, SealId(6), 1000)]).await, [Sealing::Conflict]);
-    assert_eq!(store.freeze(&application, &[id]), [Some(1000)]);
+    assert_eq!(store.freeze(&application, &[id]), [Freezing::Acked(1000)]);
     assert_eq!(reserve_one(&store, &application, id), Reserved::Closed);
     assert!(store.release(&application, 1..2) >= 4096);
     assert_eq!(store.release(&application, 1..2), 0);
-    assert_eq!(store.freeze(&application, &[id]), [None]);
+    assert_eq!(store.freeze(&application, &[id]), [Freezing::Unknown]);
     assert_eq!(store.usage().held_total_bytes(), 0);
 }
 
@@ -57,5 +57,8 @@ fn draining_freezes_everything_open() {
     push(&store, &location, 50).unwrap();
     store.drain();
     assert_eq!(push(&store, &location, 50), Err(NotAppended::Closed));
-    assert_eq!(store.freeze(&application, &[id(1, 1), id(2, 1), id(3, 1)]), [Some(0), Some(50), None]);
+    assert_eq!(
+        store.freeze(&application, &[id(1, 1), id(2, 1), id(3, 1)]),
+        [Freezing::Acked(0), Freezing::Acked(50), Freezing::Unknown]
+    );
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use mallorn_proto::batch::Place;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Handle, LocationId};
+use mallorn_proto::id::{Application, Handle, LocationId, WorkerId};
+use mallorn_worker_core::handover::Leaving;
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
 use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
 use mallorn_worker_core::replicate::Copy;
@@ -38,6 +39,8 @@ pub(crate) struct Location {
     pub(crate) application: Arc<Application>,
     /// Where a primary's other copy is.
     pub(crate) replica: Option<Replica>,
+    /// Who hands it over, or has.
+    pub(crate) from: Option<WorkerId>,
     pub(super) spill: Arc<Spill>,
     state: Mutex<State>,
 }
@@ -56,6 +59,8 @@ pub(crate) struct Terms {
     pub(crate) copy: Copy,
     /// There at a primary, and nowhere else.
     pub(crate) replica: Option<Replica>,
+    /// Who hands it over; there at such a copy, and at one that was restored.
+    pub(crate) from: Option<WorkerId>,
     pub(crate) limits: SplitLimits,
     pub(crate) durability: Durability,
 }
@@ -85,9 +90,11 @@ pub(crate) struct State {
     slot_bytes: u64,
     heap: Option<Charge>,
     pub(crate) disk: OnDisk,
+    /// How its hand-over stands, where this worker leaves.
+    pub(crate) leaving: Leaving,
+    /// What it has to survive once it is sealed.
+    pub(crate) durability: Durability,
     spill: Arc<Spill>,
-    /// Its commit will ask for what is not on disk.
-    owes: bool,
     /// What the spill was told of this location: bytes in memory only, and bytes of memory that are on disk too.
     told: (u64, u64),
 }
@@ -142,10 +149,12 @@ impl Location {
             heap: Some(heap),
             disk: OnDisk::default(),
             spill: Arc::clone(&spill),
-            owes: terms.durability > Durability::Memory,
+            leaving: Leaving::default(),
+            durability: terms.durability,
             told: (0, 0),
         };
-        Self { id, place, handle, application, replica: terms.replica, spill, state: Mutex::new(state) }
+        let Terms { replica, from, .. } = terms;
+        Self { id, place, handle, application, replica, from, spill, state: Mutex::new(state) }
     }
 
     /// Its shuffle, as disks key it.
@@ -165,7 +174,7 @@ impl Location {
 
     /// Whether it was reserved on these terms, as far as copies go.
     pub(crate) fn is(&self, terms: &Terms) -> bool {
-        self.lock().log.copy() == terms.copy && self.replica == terms.replica
+        self.lock().log.copy() == terms.copy && self.replica == terms.replica && self.from == terms.from
     }
 
     /// The pool that its memory is taken from.
@@ -304,6 +313,11 @@ impl State {
         self.slot_bytes = self.slot_bytes.saturating_sub(bytes);
     }
 
+    /// Whether its commit will ask for what is not on disk.
+    fn owes(&self) -> bool {
+        self.durability > Durability::Memory
+    }
+
     /// Bytes of memory that are on disk too.
     fn clean(&self) -> u64 {
         self.log.written().saturating_sub(self.log.memory_start())
@@ -311,7 +325,7 @@ impl State {
 
     /// Tells the spill how this location stands.
     pub(crate) fn tell(&mut self) {
-        let owed = if self.owes { self.log.unwritten() } else { 0 };
+        let owed = if self.owes() { self.log.unwritten() } else { 0 };
         let now = (owed, self.clean());
         self.spill.moved(self.told, now);
         self.told = now;
@@ -319,7 +333,7 @@ impl State {
 
     /// Whether its disk's writer should be told that there is a whole extent to write; once until it was there.
     fn becomes_ready(&mut self) -> bool {
-        let is_ready = self.owes && !self.disk.is_queued && self.log.unwritten() >= EXTENT_BYTES;
+        let is_ready = self.owes() && !self.disk.is_queued && self.log.unwritten() >= EXTENT_BYTES;
         self.disk.is_queued |= is_ready;
         is_ready
     }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
+use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId, WorkerId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
+use mallorn_worker_core::handover::{Leaving, Taken};
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
 use mallorn_worker_core::push::{Life, Log, Present, Reservation, SplitLimits, reserve};
 use mallorn_worker_core::replicate::Copy;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use super::arena::Arena;
 use super::location::{LOCATION_HEAP_BYTES, Location, Made, Terms};
@@ -37,6 +39,10 @@ pub(crate) struct Store {
     pub(crate) pressure: Arc<Pressure>,
     /// Where primaries forward to.
     pub(crate) links: Links,
+    /// What was taken over from workers that leave.
+    pub(crate) taken: Mutex<Taken>,
+    /// Woken where the master should hear from this worker soon.
+    pub(crate) news: Notify,
     bounds: Bounds,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
@@ -68,7 +74,9 @@ pub(crate) enum Copies {
         handles: Vec<Handle>,
     },
     Replica,
-    HandedOver,
+    HandedOver {
+        from: WorkerId,
+    },
 }
 
 impl Copies {
@@ -77,7 +85,7 @@ impl Copies {
             Self::Lone => Copy::Lone,
             Self::Primary { .. } => Copy::Primary,
             Self::Replica => Copy::Replica,
-            Self::HandedOver => Copy::HandedOver,
+            Self::HandedOver { .. } => Copy::HandedOver,
         }
     }
 }
@@ -128,7 +136,8 @@ impl Store {
         let arena = Arc::clone(spill.arena());
         let links = Links::new(arena.limit_bytes(Pool::Push), metrics.replicate.clone());
         let pressure = Arc::clone(spill.pressure());
-        Self { arena, metrics, spill, pressure, links, bounds, random, handles: DashMap::default(), names }
+        let (taken, news, handles) = (Mutex::default(), Notify::new(), DashMap::default());
+        Self { arena, metrics, spill, pressure, links, taken, news, bounds, random, handles, names }
     }
 
     /// The incarnation that handles are good in now.
@@ -186,12 +195,16 @@ impl Store {
         let terms = Terms {
             copy: wanted.copies.copy(),
             replica: None,
+            from: match wanted.copies {
+                Copies::HandedOver { from } => Some(from),
+                Copies::Lone | Copies::Primary { .. } | Copies::Replica => None,
+            },
             limits: self.bounds.split,
             durability: wanted.durability,
         };
         let replicas = match &wanted.copies {
             Copies::Primary { replicas, handles } => Some((self.links.to(replicas), handles.clone())),
-            Copies::Lone | Copies::Replica | Copies::HandedOver => None,
+            Copies::Lone | Copies::Replica | Copies::HandedOver { .. } => None,
         };
         (0..count).map(move |index| match &replicas {
             None => Some(terms.clone()),
@@ -232,11 +245,17 @@ impl Store {
         Reserved::Handle(handle)
     }
 
-    /// Takes a location in that was found on disk; it takes no batches. `None` when there is no memory to know it by.
+    /// Takes a location in that was found on disk, or of which is known there that it was handed over; it takes no batches. `None` when there is no memory to know it by.
     pub(crate) fn restore(&self, made: Made) -> Option<Arc<Location>> {
         let heap = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES)?;
         let (application, id, life) = (Arc::clone(&made.application), made.id, made.log.life());
+        let from = made.terms.from;
         let location = Arc::new(Location::new(made, Handle(self.random.id()), heap, Arc::clone(&self.spill)));
+        if let Some(from) = from {
+            self.taken.lock().note(&application, id, from);
+        } else if life == Life::Gone {
+            location.lock().leaving = Leaving::gone();
+        }
         let mut names = self.names.write();
         let shuffles = names.applications.entry(Application::clone(&application)).or_default();
         shuffles.entry(id.shuffle).or_default().insert((id.partition, id.epoch), Arc::clone(&location));
@@ -261,8 +280,12 @@ impl Store {
     }
 
     /// Forgets one location, which has dropped what it held; another one of the same name stays.
-    pub(crate) fn forget(&self, application: &Application, location: &Arc<Location>) {
+    pub(crate) fn forget(&self, location: &Arc<Location>) {
+        let application = &*location.application;
         self.handles.remove(&location.handle);
+        if location.from.is_some() {
+            self.taken.lock().forget(application, location.id);
+        }
         let mut names = self.names.write();
         let Some(shuffles) = names.applications.get_mut(application) else { return };
         let Some(shuffle) = shuffles.get_mut(&location.id.shuffle) else { return };
@@ -328,6 +351,11 @@ impl Store {
             shuffles: reported(shuffles.keys().copied()),
         });
         held.collect()
+    }
+
+    /// A location was handed over: its handle is good for nothing, its name stays, for those who ask for it.
+    pub(crate) fn forget_handle(&self, location: &Location) {
+        self.handles.remove(&location.handle);
     }
 
     fn forget_handles(&self, locations: &[Arc<Location>]) {

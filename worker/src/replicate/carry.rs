@@ -8,10 +8,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_proto::id::Application;
-use mallorn_proto::message::{Hello, Kind, PushReply, Replicate, Role};
+use mallorn_proto::message::{Kind, PushReply, Replicate};
 use mallorn_proto::status::Status;
-use mallorn_proto::version;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Answer, Begun, CallError, Connection, Frame, Limits, OpenError};
 use mallorn_worker_core::replicate::{CONFIRM_WITHIN, Late, PROGRESS_WITHIN};
@@ -108,17 +106,8 @@ impl Carrier {
 
     /// Opens a connection; `None` when the link was given up meanwhile.
     async fn open(&self) -> Result<Option<(Connection, u32)>, CarryError> {
-        let (link, identity) = (&self.link, &self.identity);
-        let hello = Hello {
-            oldest: version::OLDEST,
-            newest: version::CURRENT,
-            role: Role::Replicate,
-            worker: link.peer.worker,
-            incarnation: link.peer.incarnation,
-            application: Application { name: String::new(), instance: Default::default() },
-            cluster: identity.cluster.clone(),
-            credential: Vec::new(),
-        };
+        let link = &self.link;
+        let hello = link.peer.hello(&self.identity);
         let Some((wait, _)) = self.remaining() else { return Ok(None) };
         let opened = clock::timeout(wait, Connection::open(&link.peer.address, &hello, LIMITS)).await;
         let (connection, welcome) = opened.map_err(|_| CarryError::Late)??;

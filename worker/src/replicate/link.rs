@@ -11,13 +11,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mallorn_proto::id::{Handle, Incarnation, WorkerId};
-use mallorn_proto::message::ReplicatedPart;
+use mallorn_proto::id::{Application, Handle, Incarnation, WorkerId};
+use mallorn_proto::message::{Hello, ReplicatedPart, Role};
+use mallorn_proto::version;
 use mallorn_runtime::clock::Clock;
 use mallorn_worker_core::replicate::{Late, gather, late_at};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::identity::Identity;
 use crate::memory::arena::View;
 use crate::memory::location::Location;
 use crate::memory::location::append::WAITING_HEAP_BYTES;
@@ -30,6 +32,22 @@ pub(crate) struct Peer {
     pub(crate) incarnation: Incarnation,
     /// host:port of its data port.
     pub(crate) address: String,
+}
+
+impl Peer {
+    /// What a connection to it begins with.
+    pub(crate) fn hello(&self, identity: &Identity) -> Hello {
+        Hello {
+            oldest: version::OLDEST,
+            newest: version::CURRENT,
+            role: Role::Replicate,
+            worker: self.worker,
+            incarnation: self.incarnation,
+            application: Application { name: String::new(), instance: Default::default() },
+            cluster: identity.cluster.clone(),
+            credential: Vec::new(),
+        }
+    }
 }
 
 /// The other copy of a primary.
@@ -139,6 +157,11 @@ impl Link {
     pub(super) fn new(peer: Peer, shared: Arc<Shared>) -> Arc<Self> {
         let (wake, queue) = (Notify::new(), Mutex::default());
         Arc::new_cyclic(|me| Self { peer, shared, wake, me: me.clone(), queue })
+    }
+
+    /// The worker at its other end.
+    pub(crate) fn worker(&self) -> WorkerId {
+        self.peer.worker
     }
 
     /// Queues a batch. Called under its location's lock, so that batches are sent in their order.

@@ -23,7 +23,13 @@ pub(super) fn wanted(request: &v1::ReserveRequest, own: WorkerId) -> Result<Want
         }
         (Copy::Lone, None) => Copies::Lone,
         (Copy::Replica, None) => Copies::Replica,
-        (Copy::HandedOver, None) => Copies::HandedOver,
+        (Copy::HandedOver, None) => {
+            let from = WorkerId::from(request.from.ok_or_else(|| missing("from"))?);
+            if from == own {
+                return Err(malformed("a worker hands over to others"));
+            }
+            Copies::HandedOver { from }
+        }
     };
     Ok(Wanted { copies, durability: Durability::from_wire(request.durability) })
 }

@@ -104,7 +104,8 @@ impl Spill {
                 kept[index] &= wanted(location, durability).is_none();
                 continue;
             };
-            let Some(whole) = Whole::of(&location.lock().log, durability == Durability::Synced) else {
+            let synced = durability == Durability::Synced;
+            let Some(whole) = Whole::of(&location.lock().log, synced, location.from) else {
                 kept[index] = false;
                 continue;
             };
@@ -126,6 +127,36 @@ impl Spill {
                     state.disk.recorded = state.disk.recorded.max(reached);
                     state.disk.named_on |= 1 << disk;
                 }
+            }
+        }
+    }
+
+    /// Whether a location would be found after a restart as it is now.
+    pub(crate) fn is_kept(&self, location: &Location) -> bool {
+        wanted(location, Durability::Written).is_none()
+    }
+
+    /// Writes down that locations were handed over, in every folder that names them, or in one where none does. Where that
+    /// fails they are found again after a restart, beside the copy that was made of them, which is the same.
+    pub(crate) async fn record_dropped(&self, locations: &[Arc<Location>]) {
+        let at_home = |location: &Arc<Location>| self.home(location).map_or(0, |folder| 1 << folder.index);
+        let named_on = |location: &Arc<Location>| {
+            let known = location.lock().disk.named_on;
+            if known == 0 { at_home(location) } else { known }
+        };
+        let named_on: Vec<u64> = locations.iter().map(named_on).collect();
+        for folder in &self.folders {
+            let mut shuffles: BTreeMap<ShuffleKey, Records> = BTreeMap::new();
+            let named = locations.iter().zip(&named_on).filter(|(_, named_on)| *named_on & (1 << folder.index) != 0);
+            for (location, _) in named {
+                let files = folder.files(&location.application, location.id.shuffle);
+                let records = shuffles.entry(files.key());
+                let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
+                let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+                record::put(&mut records.bytes, name, &Said::Dropped, &[]);
+            }
+            if !shuffles.is_empty() {
+                self.record_at(folder, shuffles.into_values().collect(), Durability::Written).await;
             }
         }
     }

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test that called it")]
 
 pub(crate) mod replica;
+pub(crate) mod stage;
 
 use mallorn_proto::batch::{BatchHeader, Codec, ENVELOPE_BYTES, Envelope, Place, encode_overhead};
 use mallorn_proto::durability::Durability;
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{
     Application, Attempt, BatchId, Epoch, Handle, Incarnation, Instance, LocationId, MapId, Partition, SealId,
-    ShuffleId,
+    ShuffleId, WorkerId,
 };
 use mallorn_proto::limits::{BODY_BYTES_DEFAULT, FRAME_PREFIX_BYTES};
 use mallorn_proto::message::{
@@ -36,6 +37,8 @@ use tonic::transport::Channel;
 
 pub(crate) const CLUSTER: &str = "test";
 pub(crate) const SEAL: SealId = SealId(77);
+/// Who hands over where a test does.
+pub(crate) const LEAVES: WorkerId = WorkerId(99);
 /// No wait of a test is longer than this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -130,6 +133,7 @@ impl Node {
         v1::WorkerAddress {
             worker: Some(self.running.worker().into()),
             incarnation: self.running.incarnation().0,
+            control: self.running.control_address().to_string(),
             data: self.running.data_address().to_string(),
             ..Default::default()
         }
@@ -159,6 +163,7 @@ impl Node {
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
             durability: self.durability.to_wire(),
+            from: (copy == Copy::HandedOver).then(|| LEAVES.into()),
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
     }
@@ -170,14 +175,51 @@ impl Node {
     }
 
     pub(crate) async fn freeze(&self, location: LocationId) -> Option<u64> {
+        let frozen = self.frozen(location).await;
+        (!frozen.unknown && !frozen.moved).then_some(frozen.acked_length)
+    }
+
+    pub(crate) async fn frozen(&self, location: LocationId) -> v1::Frozen {
         let request = v1::FreezeRequest {
             cluster: CLUSTER.to_owned(),
             application: Some(application().into()),
             worker: Some(self.running.worker().into()),
             locations: vec![location.into()],
         };
-        let frozen = self.control.clone().freeze(request).await.unwrap().into_inner().locations[0];
-        (!frozen.unknown).then_some(frozen.acked_length)
+        self.control.clone().freeze(request).await.unwrap().into_inner().locations[0]
+    }
+
+    /// Tells that what was sent of a location is all of it.
+    pub(crate) async fn settle(&self, from: WorkerId, one: v1::SettleOne) -> bool {
+        let request = v1::SettleRequest {
+            cluster: CLUSTER.to_owned(),
+            application: Some(application().into()),
+            worker: Some(self.running.worker().into()),
+            from: Some(from.into()),
+            durability: self.durability.to_wire(),
+            locations: vec![one],
+        };
+        self.control.clone().settle(request).await.unwrap().into_inner().settled[0]
+    }
+
+    pub(crate) async fn drain(&self, hand_over: bool) -> v1::DrainReply {
+        let worker = Some(self.running.worker().into());
+        let request = v1::DrainRequest { cluster: CLUSTER.to_owned(), worker, hand_over };
+        self.control.clone().drain(request).await.unwrap().into_inner()
+    }
+
+    /// Drains it, and waits until all is written or handed over.
+    pub(crate) async fn drained(&self, hand_over: bool) -> v1::DrainReply {
+        let drained = async {
+            loop {
+                let reply = self.drain(hand_over).await;
+                if reply.done {
+                    return reply;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        clock::timeout(PATIENCE, drained).await.expect("nothing is left in time")
     }
 
     pub(crate) async fn seal(&self, location: LocationId, seal: SealId, length: u64) -> v1::Sealed {

@@ -28,6 +28,7 @@ fn worker() -> Vec<Golden> {
                 durability: v1::Durability::Synced.into(),
                 copy: v1::reserve_request::Copy::Primary.into(),
                 replicas: Some(v1::Replicas { worker: Some(rack()), handles: vec![7, 1 << 63] }),
+                from: None,
             },
         ),
         message("worker_freeze_moved_reply", v1::FreezeReply { locations: vec![moved()] }),

@@ -16,7 +16,8 @@ fn arena() -> Arc<Arena> {
 fn location(arena: &Arc<Arena>) -> Arc<Location> {
     let id = LocationId { shuffle: ShuffleId(1), partition: Partition(2), epoch: Epoch(0) };
     let application = Arc::new(Application { name: "a".to_owned(), instance: Instance(7) });
-    let terms = Terms { copy: Copy::Lone, replica: None, limits: SplitLimits::NONE, durability: Durability::Memory };
+    let (limits, durability) = (SplitLimits::NONE, Durability::Memory);
+    let terms = Terms { copy: Copy::Lone, replica: None, from: None, limits, durability };
     let made = Made { id, application, terms, log: Log::new() };
     let metrics = Metrics::new(&Registry::new(), arena).unwrap();
     let spill = Spill::new(Arc::clone(arena), Vec::new(), metrics);

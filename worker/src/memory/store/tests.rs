@@ -1,5 +1,6 @@
 use mallorn_proto::id::Instance;
 use mallorn_proto::range_set::RangeSet;
+use mallorn_worker_core::commit::Freezing;
 use prometheus::Registry;
 
 use super::*;
@@ -52,7 +53,7 @@ fn another_incarnation_is_fenced_and_a_fresh_one_voids_handles() {
     let wanted = Wanted { copies: Copies::Lone, durability: Durability::Memory };
     assert!(store.reserve(&application, before, &[id(1, 2)], &wanted).is_err());
     assert_eq!(reserve_one(&store, &application, id(1, 1)), Reserved::Closed);
-    assert_eq!(store.freeze(&application, &[id(1, 1)]), [Some(0)], "what it held is still there");
+    assert_eq!(store.freeze(&application, &[id(1, 1)]), [Freezing::Acked(0)], "what it held is still there");
 }
 
 #[test]

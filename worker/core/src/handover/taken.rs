@@ -1,0 +1,171 @@
+//! What a worker has taken over from others, and what of it the master was told.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use mallorn_proto::id::{Application, LocationId, WorkerId};
+use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
+
+/// Locations of one application that were taken over from one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenFrom {
+    /// Their application.
+    pub application: Application,
+    /// Who had them.
+    pub from: WorkerId,
+    /// The locations.
+    pub locations: Vec<LocationId>,
+}
+
+/// Everything that was taken over, and is here. The master is told all of it after each registration, and then the news.
+#[derive(Debug, Default)]
+pub struct Taken {
+    by_application: BTreeMap<Application, BTreeMap<LocationId, Origin>>,
+    untold: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    from: WorkerId,
+    is_told: bool,
+}
+
+impl Taken {
+    /// A location was taken over. Returns whether that is news.
+    pub fn note(&mut self, application: &Application, location: LocationId, from: WorkerId) -> bool {
+        let of = match self.by_application.get_mut(application) {
+            Some(of) => of,
+            None => self.by_application.entry(application.clone()).or_default(),
+        };
+        let before = of.insert(location, Origin { from, is_told: false });
+        self.untold += usize::from(before.is_none_or(|before| before.is_told));
+        before.is_none_or(|before| before.from != from)
+    }
+
+    /// A location is not here any more.
+    pub fn forget(&mut self, application: &Application, location: LocationId) {
+        let Some(of) = self.by_application.get_mut(application) else { return };
+        let gone = of.remove(&location);
+        self.untold -= usize::from(gone.is_some_and(|gone| !gone.is_told));
+        if of.is_empty() {
+            self.by_application.remove(application);
+        }
+    }
+
+    /// A range of shuffles was released.
+    pub fn release(&mut self, application: &Application, shuffles: Range<u32>) {
+        let Some(of) = self.by_application.get_mut(application) else { return };
+        of.retain(|location, _| !shuffles.contains(&location.shuffle.0));
+        if of.is_empty() {
+            self.by_application.remove(application);
+        }
+        self.count();
+    }
+
+    /// An application is over.
+    pub fn release_all(&mut self, application: &Application) {
+        self.by_application.remove(application);
+        self.count();
+    }
+
+    /// The master knows nothing of it (any more).
+    pub fn tell_again(&mut self) {
+        self.by_application.values_mut().flat_map(BTreeMap::values_mut).for_each(|origin| origin.is_told = false);
+        self.count();
+    }
+
+    /// What the master was not told yet, as much as one message holds.
+    #[must_use]
+    pub fn page(&self) -> Vec<TakenFrom> {
+        let mut page = Vec::new();
+        if self.untold == 0 {
+            return page;
+        }
+        let mut room = PAGE_LOCATIONS_MAX;
+        for (application, of) in &self.by_application {
+            let mut by_worker: BTreeMap<WorkerId, Vec<LocationId>> = BTreeMap::new();
+            for (location, origin) in of.iter().filter(|(_, origin)| !origin.is_told).take(room) {
+                by_worker.entry(origin.from).or_default().push(*location);
+                room -= 1;
+            }
+            let from = |(from, locations)| TakenFrom { application: application.clone(), from, locations };
+            page.extend(by_worker.into_iter().map(from));
+            if room == 0 {
+                break;
+            }
+        }
+        page
+    }
+
+    /// Whether the master was told everything.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.untold == 0
+    }
+
+    /// The master was told a page.
+    pub fn told(&mut self, page: &[TakenFrom]) {
+        for TakenFrom { application, from, locations } in page {
+            let Some(of) = self.by_application.get_mut(application) else { continue };
+            for location in locations {
+                if let Some(origin) = of.get_mut(location).filter(|origin| origin.from == *from && !origin.is_told) {
+                    origin.is_told = true;
+                    self.untold -= 1;
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        let all = self.by_application.values().flat_map(BTreeMap::values);
+        self.untold = all.filter(|origin| !origin.is_told).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mallorn_proto::id::{Epoch, Instance, Partition, ShuffleId};
+
+    use super::*;
+
+    fn id(shuffle: u32, partition: u32) -> LocationId {
+        LocationId { shuffle: ShuffleId(shuffle), partition: Partition(partition), epoch: Epoch(0) }
+    }
+
+    #[test]
+    fn all_is_told_once_in_pages_and_again_after_a_registration() {
+        let (mut taken, mut names) = (Taken::default(), ["b", "a"].into_iter());
+        let mut application = || Application { name: names.next().unwrap().to_owned(), instance: Instance(1) };
+        let (first, second) = (application(), application());
+        for partition in 0..PAGE_LOCATIONS_MAX as u32 {
+            taken.note(&first, id(partition % 2, partition), WorkerId(u128::from(partition % 3)));
+        }
+        taken.note(&second, id(9, 0), WorkerId(1));
+        let tell = |taken: &mut Taken| {
+            let (mut told, mut pages) = (0, 0);
+            while let page = taken.page()
+                && !page.is_empty()
+            {
+                let count: usize = page.iter().map(|from| from.locations.len()).sum();
+                assert!(count <= PAGE_LOCATIONS_MAX);
+                taken.told(&page);
+                (told, pages) = (told + count, pages + 1);
+            }
+            (told, pages)
+        };
+        assert_eq!(tell(&mut taken), (PAGE_LOCATIONS_MAX + 1, 2));
+        taken.note(&second, id(9, 1), WorkerId(1));
+        assert_eq!(tell(&mut taken), (1, 1), "then the news only");
+        taken.release(&first, 0..1);
+        taken.forget(&second, id(9, 0));
+        taken.tell_again();
+        assert_eq!(tell(&mut taken).0, PAGE_LOCATIONS_MAX / 2 + 1);
+        taken.note(&second, id(9, 1), WorkerId(5));
+        let page = taken.page();
+        taken.note(&second, id(9, 1), WorkerId(6));
+        taken.told(&page);
+        assert_eq!(taken.page()[0].from, WorkerId(6), "what changed while it was told is told again");
+        taken.release_all(&second);
+        assert_eq!(taken.page(), []);
+    }
+}

@@ -1,0 +1,78 @@
+//! The side that takes over: keeps the records of what another worker has sent.
+
+use std::sync::Arc;
+
+use mallorn_proto::durability::Durability;
+use mallorn_proto::id::{Application, LocationId, WorkerId};
+use mallorn_worker_core::handover::Told;
+use mallorn_worker_core::push::Life;
+
+use crate::memory::location::Location;
+use crate::memory::store::Store;
+
+impl Store {
+    /// Takes over what `from` has sent; tells of each whether it is kept here now, so that `from` may delete its own. What
+    /// is not, is dropped, so that it can be sent again.
+    pub(crate) async fn settle(
+        &self,
+        application: &Application,
+        from: WorkerId,
+        durability: Durability,
+        told: &[(LocationId, Told)],
+    ) -> Vec<bool> {
+        let ids: Vec<_> = told.iter().map(|(id, _)| *id).collect();
+        let found = self.by_names(application, &ids);
+        let settle = |(location, (_, told)): (Option<Arc<Location>>, &(LocationId, Told))| {
+            location.filter(|location| location.from == Some(from) && self.settle_one(location, told))
+        };
+        let settled: Vec<_> = found.into_iter().zip(told).map(settle).collect();
+        let wanted: Vec<_> = settled.iter().flatten().cloned().collect();
+        let mut kept = self.keep_settled(&wanted, durability).await.into_iter();
+        let answer = |location: Option<Arc<Location>>| {
+            let Some(location) = location else { return false };
+            let is_kept = kept.next().unwrap_or(false);
+            if is_kept && location.life() != Life::Gone {
+                if self.taken.lock().note(application, location.id, from) {
+                    self.metrics.handover.taken_over.inc();
+                    self.metrics.handover.taken_over_bytes.inc_by(location.lock().log.length());
+                }
+                return true;
+            }
+            tracing::warn!(event = "not_taken_over", location = %location.id, %from, "no disk keeps its record");
+            self.drop_one(&location);
+            false
+        };
+        let answers: Vec<_> = settled.into_iter().map(answer).collect();
+        if answers.contains(&true) {
+            self.news.notify_one();
+        }
+        answers
+    }
+
+    fn settle_one(&self, location: &Arc<Location>, told: &Told) -> bool {
+        let mut state = location.lock();
+        let before = state.log.life();
+        let (held, settled) = (state.log.length(), state.log.settle(told));
+        let after = state.log.life();
+        if settled && before == Life::Open {
+            state.trim();
+            self.metrics.location_moved(before, after);
+        }
+        drop(state);
+        if !settled && before == Life::Open {
+            tracing::info!(event = "not_taken_over", location = %location.id, held, sent = told.length, "drop a part");
+            self.drop_one(location);
+        }
+        settled
+    }
+
+    /// Where `memory` is durable enough a record is written only so that a restart finds it.
+    async fn keep_settled(&self, locations: &[Arc<Location>], durability: Durability) -> Vec<bool> {
+        if self.spill.folders().is_empty() {
+            return vec![durability == Durability::Memory; locations.len()];
+        }
+        let mut kept = self.spill.keep(locations, durability.max(Durability::Written)).await;
+        kept.iter_mut().for_each(|kept| *kept |= durability == Durability::Memory);
+        kept
+    }
+}
