@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use mallorn_client::{LifecycleConfig, LifecycleManager, StartError};
+use mallorn_client::{Durability, LifecycleConfig, LifecycleManager, StartError};
 use mallorn_runtime::config::ByteSize;
 use mallorn_runtime::disk::{Disk, ReplaceError};
 use mallorn_runtime::random::Random;
@@ -102,7 +102,9 @@ async fn run(command: CommandLine) -> Result<(), BenchError> {
     // Room for what is shuffled, slots that are not full, and what connections receive.
     let memory = ByteSize(command.total.0 / 4 * 5 + ByteSize::mib(256).0);
     let cluster = Cluster::start(&mallorn, memory).await?;
-    let config = LifecycleConfig { master: cluster.master().to_string(), ..LifecycleConfig::default() };
+    // These are the figures of memory; the worker has no disk.
+    let (master, durability) = (cluster.master().to_string(), Durability::Memory);
+    let config = LifecycleConfig { master, durability, ..LifecycleConfig::default() };
     let manager = LifecycleManager::start("bench", config, Random::from_system()).await?;
     let mut bench = Bench { command: &command, cluster: &cluster, manager: &manager, next_shuffle: 0 };
     let measured = bench.measure(&source).await?;

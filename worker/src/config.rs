@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mallorn_proto::limits::RACK_BYTES_MAX;
 use mallorn_runtime::config::{ByteSize, Check, Invalid, Span, settings};
 use mallorn_worker_core::memory::BUDGET_BYTES_MIN;
 
@@ -25,6 +26,8 @@ settings! {
         pub admin_listen: Option<SocketAddr> = Some(SocketAddr::from(([0, 0, 0, 0], 9103))),
         /// Host under which others reach this worker; by default the address listened on, or else the machine's name.
         pub advertised_host: Option<String>,
+        /// Where the worker stands, such as its rack or zone, at most 48 bytes: two copies are kept in different ones.
+        pub rack: Option<String>,
         /// Folders, one per disk, for what memory does not hold and for who this worker is. Without any it is a new worker at
         /// each start, and takes only shuffles whose durability is `memory`.
         pub data_folders: Vec<PathBuf>,
@@ -57,6 +60,9 @@ impl Check for WorkerConfig {
         }
         if self.data_folders.len() > DATA_FOLDERS_MAX {
             return Err(Invalid::new("data_folders", format!("must be at most {DATA_FOLDERS_MAX}")));
+        }
+        if self.rack.as_ref().is_some_and(|rack| rack.len() > RACK_BYTES_MAX) {
+            return Err(Invalid::new("rack", format!("must have at most {RACK_BYTES_MAX} bytes")));
         }
         if self.connections_max == 0 {
             return Err(Invalid::new("connections_max", "must be at least 1"));

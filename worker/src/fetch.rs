@@ -18,7 +18,7 @@ use mallorn_runtime::task::{self, Shutdown};
 use mallorn_worker_core::fetch::{Cursor, DiskPlan, FetchError, MapRange, OpenError, Planned};
 use mallorn_worker_core::memory::Pool;
 
-use disk::{DiskError, DiskRead, Read};
+use disk::{DiskError, DiskRead};
 use tokio::sync::mpsc;
 
 use crate::memory::arena::{Charge, ReceiveBuffers, View};
@@ -188,8 +188,8 @@ impl<'a> Streams<'a> {
             Kind::Fetch => {
                 let fetch = Fetch::decode(header)?;
                 match self.fetch(&fetch) {
-                    Ok(Found::Memory { views, heap, bytes, next }) => {
-                        self.queue_body(&fetch, Read { views, bytes, next }, outbound);
+                    Ok(Found::Memory(batches, heap)) => {
+                        self.queue_body(&fetch, batches, outbound);
                         Ok(Answered::Queued(Some(heap)))
                     }
                     Ok(Found::Disk(job)) => Ok(Answered::FromDisk(job)),
@@ -247,7 +247,7 @@ impl<'a> Streams<'a> {
         let heap = views.len() as u64 * PIECE_HEAP_BYTES;
         let heap = self.store.arena.charge(Pool::Read, heap).ok_or(RequestError::NoMemory)?;
         stream.cursor = plan.next;
-        Ok(Found::Memory { views, heap, bytes: plan.bytes, next: plan.next.offset })
+        Ok(Found::Memory(Batches { views, bytes: plan.bytes, next: plan.next.offset }, heap))
     }
 
     fn disk_read(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
@@ -273,8 +273,8 @@ impl<'a> Streams<'a> {
         }
     }
 
-    fn queue_body(&self, fetch: &Fetch, read: Read, outbound: &mut Outbound) {
-        let Read { views, bytes, next } = read;
+    fn queue_body(&self, fetch: &Fetch, batches: Batches, outbound: &mut Outbound) {
+        let Batches { views, bytes, next } = batches;
         self.store.metrics.fetch_requests.inc();
         self.store.metrics.fetch_bytes.inc_by(bytes);
         let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);
@@ -286,8 +286,19 @@ impl<'a> Streams<'a> {
 
 /// Where an answer is.
 enum Found {
-    Memory { views: Vec<View>, heap: Charge, bytes: u64, next: u64 },
+    /// In memory; it holds this beside the arena's pieces.
+    Memory(Batches, Charge),
+    /// To be read.
     Disk(DiskRead),
+}
+
+/// Whole batches that answer a fetch.
+#[derive(Default)]
+struct Batches {
+    views: Vec<View>,
+    bytes: u64,
+    /// Where the reader goes on.
+    next: u64,
 }
 
 fn fail(outbound: &mut Outbound, request: u64, error: &RequestError) {

@@ -43,6 +43,7 @@ pub(crate) struct Addresses {
     pub(crate) name: String,
     pub(crate) control: String,
     pub(crate) data: String,
+    pub(crate) rack: String,
 }
 
 /// The worker's side of its relation to the master.
@@ -184,7 +185,7 @@ impl MasterLink {
             incarnation: incarnation.0,
             control: self.addresses.control.clone(),
             data: self.addresses.data.clone(),
-            ..Default::default()
+            rack: self.addresses.rack.clone(),
         }
     }
 

@@ -342,7 +342,9 @@ async fn addresses(config: &WorkerConfig, doors: &Doors, disk: Disk) -> Result<A
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
     let control = format!("{host}:{}", doors.control_address.port());
     let data = format!("{host}:{}", doors.data_address.port());
-    Ok(Addresses { name: config.name.clone().unwrap_or_else(|| control.clone()), control, data })
+    let (name, rack) =
+        (config.name.clone().unwrap_or_else(|| control.clone()), config.rack.clone().unwrap_or_default());
+    Ok(Addresses { name, control, data, rack })
 }
 
 async fn serve_control(listener: Listener, service: Service, shutdown: Shutdown) {

@@ -35,14 +35,18 @@ impl Cluster {
     }
 
     pub(crate) async fn add_worker(&mut self, memory: ByteSize) {
+        self.add_worker_with(WorkerConfig { memory, ..WorkerConfig::default() }).await;
+    }
+
+    /// Adds a worker of these settings, but for its addresses.
+    pub(crate) async fn add_worker_with(&mut self, config: WorkerConfig) {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let config = WorkerConfig {
             master: self.master.control_address().to_string(),
             control_listen: any,
             data_listen: any,
             admin_listen: None,
-            memory,
-            ..WorkerConfig::default()
+            ..config
         };
         let surroundings = Surroundings {
             cluster: "mallorn".to_owned(),

@@ -1,7 +1,9 @@
 //! Whole shuffles with two copies, through a master and workers in this process: one worker lost harms nothing.
 
-use mallorn_client::{Durability, Generation, LifecycleManager, ReadRequest, ShuffleClient, ShuffleOptions};
+use mallorn_client::{ClientConfig, Compression, Durability, Generation, LifecycleManager, ReadRequest};
+use mallorn_client::{ShuffleClient, ShuffleOptions};
 use mallorn_runtime::config::ByteSize;
+use mallorn_worker::WorkerConfig;
 
 use crate::cluster::Cluster;
 use crate::{Units, drain, expected, push_all, read_all, run_map, units};
@@ -74,6 +76,32 @@ async fn a_worker_lost_after_commit_or_while_it_is_read_loses_nothing() {
         assert_eq!(under_way, expected(&all));
         assert_eq!(read(&client).await, expected(&all));
     }
+}
+
+#[tokio::test]
+async fn written_copies_and_small_locations_that_split_softly_are_exact() {
+    let folders = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(0, ByteSize::mib(64)).await;
+    for number in 0..3 {
+        let data_folders = vec![folders.path().join(number.to_string())];
+        let (memory, soft_split, hard_split) = (ByteSize::mib(64), ByteSize::kib(256), ByteSize::mib(1));
+        let config = WorkerConfig { data_folders, memory, soft_split, hard_split, ..WorkerConfig::default() };
+        cluster.add_worker_with(config).await;
+    }
+    let driver = cluster.driver("written").await;
+    let config = ClientConfig { codec: Compression::None, ..ClientConfig::default() };
+    let client = cluster.client_with(&driver, config).await;
+    let written = ShuffleOptions { durability: Some(Durability::Written), ..TWO_COPIES };
+    let generation = driver.register_with(0, PARTITIONS, Some(2), written).await.unwrap();
+    let all = [units(0, 60_000, PARTITIONS), units(1, 60_000, PARTITIONS)];
+    for (map, units) in (0..).zip(&all) {
+        run_map(&client, 0, map, 0, units).await;
+    }
+    assert!(client.stats().soft_splits > 0);
+    assert_eq!(driver.stage_end(0, generation).await.unwrap().lost_partitions, 0);
+    assert_eq!(read(&client).await, expected(all.iter().flatten()));
+    drop(cluster.workers.remove(0));
+    assert_eq!(read(&client).await, expected(all.iter().flatten()));
 }
 
 #[tokio::test]

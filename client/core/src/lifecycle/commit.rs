@@ -252,7 +252,9 @@ impl GenerationState {
 
     /// No disk of a copy's worker has taken it for as long as a reader would wait.
     pub fn not_durable(&mut self, location: LocationId, worker: WorkerId) {
-        if self.protection.durability != Durability::Memory {
+        let state = self.find_copy(location, worker).and_then(|(placed, index)| placed.copy(index));
+        let is_in_memory = state.is_some_and(|copy| copy.state == CopyState::InMemory);
+        if self.protection.durability != Durability::Memory || is_in_memory {
             return self.failed(location, worker, CopyFailure::NotDurable);
         }
         self.with_copy(location, worker, |state, copy| match (state, copy.state) {
@@ -264,13 +266,14 @@ impl GenerationState {
         });
     }
 
-    /// A copy is at another worker now. Not where the other copy is: that worker would not have taken it.
+    /// A copy is at another worker now. Where the other copy is it is none of its own any more.
     pub fn moved(&mut self, location: LocationId, from: WorkerId, to: WorkerId) {
         let Some((placed, index)) = self.find_copy(location, from) else { return };
-        let target = self.locations.workers.find(to);
-        let is_taken = target.is_some_and(|target| placed.copy(target).is_some());
-        if is_taken || is_failed_at(placed, index) {
+        if is_failed_at(placed, index) || from == to {
             return;
+        }
+        if self.locations.workers.find(to).is_some_and(|target| placed.copy(target).is_some()) {
+            return self.failed(location, from, CopyFailure::Unknown);
         }
         let target = self.locations.workers.add(to);
         let key = (location.partition, location.epoch);

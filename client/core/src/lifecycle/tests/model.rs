@@ -435,7 +435,7 @@ impl Model {
     }
 
     pub(super) fn not_durable(&mut self, location: LocationId, worker: WorkerId) {
-        if self.durability != Durability::Memory {
+        if self.durability != Durability::Memory || self.copy(location, worker) == Some(Copy::InMemory) {
             return self.failed(location, worker, CopyFailure::NotDurable);
         }
         if self.life(location) != Some(Life::Fixed) {
@@ -453,8 +453,13 @@ impl Model {
     pub(super) fn moved(&mut self, location: LocationId, from: WorkerId, to: WorkerId) {
         let is_committing = matches!(self.life(location), Some(Life::Freezing | Life::Fixed));
         let is_there = self.copy(location, from).is_some_and(|copy| !copy.is_failed());
-        if is_committing && is_there && self.copy(location, to).is_none() {
+        if !is_committing || !is_there || from == to {
+            return;
+        }
+        if self.copy(location, to).is_none() {
             self.log.push(Event::Moved(location, from, to));
+        } else {
+            self.failed(location, from, CopyFailure::Unknown);
         }
     }
 
