@@ -248,14 +248,10 @@ impl Ledger {
         self.budget_bytes.saturating_sub(spoken_for).min(share.limit_bytes.saturating_sub(share.held_bytes))
     }
 
-    /// What locations hold of what they may, whoever fills them, in bytes of the limit of pushes: where the forwarded ones
-    /// are nearer to a limit of their own, as much as that comes to.
+    /// What locations hold, whoever fills them.
     #[must_use]
     pub fn held_by_locations(&self) -> u64 {
-        let (push, replicate) = (self.shares[Pool::Push as usize], self.shares[Pool::Replicate as usize]);
-        let scaled =
-            u128::from(replicate.held_bytes) * u128::from(push.limit_bytes) / u128::from(replicate.limit_bytes.max(1));
-        (push.held_bytes + replicate.held_bytes).max(u64::try_from(scaled).unwrap_or(u64::MAX))
+        self.shares[Pool::Push as usize].held_bytes + self.shares[Pool::Replicate as usize].held_bytes
     }
 
     /// How things stand.

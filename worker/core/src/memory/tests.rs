@@ -190,13 +190,3 @@ fn no_pool_takes_more_than_its_limit() {
 fn a_budget_is_rounded_down_to_whole_slots() {
     assert_eq!(Ledger::new(17 * MIB - 1, BODY).unwrap().budget_bytes(), 16 * MIB);
 }
-
-#[test]
-fn a_pool_near_its_own_limit_is_as_full_as_all_of_memory() {
-    let mut ledger = Ledger::new(64 * MIB, MIB as u32).unwrap();
-    let (push, replicate) = (ledger.limit_bytes(Pool::Push), ledger.limit_bytes(Pool::Replicate));
-    assert!(ledger.charge(Pool::Push, push / 4));
-    assert_eq!(ledger.held_by_locations(), push / 4);
-    assert!(ledger.charge(Pool::Replicate, replicate - MIB));
-    assert!(ledger.held_by_locations() > push / 10 * 9, "or nothing would ever be forgotten for what is forwarded");
-}
