@@ -125,6 +125,7 @@ impl Drain {
                 self.is_done.send_replace(left == 0);
                 backoff.wait(&self.random).await;
             };
+            // The highest order never changes: what is on its way to other workers is not dropped in the middle.
             tokio::select! {
                 biased;
                 () = shutdown.wait() => return,
@@ -150,6 +151,9 @@ impl Drain {
             let _ = clock::timeout(half, self.done()).await;
             let _ = clock::timeout(half, self.store.keep_all()).await;
         } else {
+            // What was done may not be any more: commits seal what was frozen.
+            self.is_done.send_replace(false);
+            self.order.send_modify(|_| {});
             let both = async { tokio::join!(self.done(), self.reads_over()) };
             let _ = clock::timeout(grace, both).await;
         }

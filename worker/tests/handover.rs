@@ -265,3 +265,26 @@ async fn two_copies_never_come_to_one_worker() {
     assert!(read(&primary, id).await == bytes, "what finds no place stays");
     assert_eq!(primary.drain(true).await.locations_left, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_over_more_than_its_memory() {
+    let (root, stage) = (tempfile::tempdir().unwrap(), stage().await);
+    let memory = ByteSize::mib(64);
+    let folder = root.path().join("target");
+    let target = Node::start(WorkerConfig { memory, data_folders: vec![folder], ..config_with(&stage) }).await;
+    drop(stage);
+    let mut link = target.connect().await;
+    link.hello(&Hello { application: nobody(), ..target.hello(Role::Replicate) }).await.unwrap();
+    let id = location(1, 0);
+    let reply = target.reserve_as(target.running.incarnation(), &[id], Copy::HandedOver, None).await.unwrap();
+    let (handle, mut offset) = (Handle(reply.locations[0].handle), 0);
+    for number in 0..80 {
+        let bytes = batch(id, 0, number, &vec![number as u8; 1_000_000]);
+        let length = bytes.len() as u64;
+        assert_eq!(forward(&mut link, &[(handle, offset, bytes)]).await, [Status::Success], "batch {number}");
+        offset += length;
+    }
+    let whole = v1::SettleOne { location: Some(id.into()), acked_length: offset, seal: SEAL.0, length: offset };
+    assert!(target.settle(LEAVES, whole).await);
+    assert_eq!(read(&target, id).await.len() as u64, offset);
+}

@@ -20,7 +20,7 @@ mod take;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mallorn_proto::durability::Durability;
@@ -78,6 +78,8 @@ struct Round {
     /// Workers that took nothing in this round.
     busy: Mutex<BTreeSet<WorkerId>>,
     moved: AtomicUsize,
+    /// It was said that there is no place.
+    is_told: AtomicBool,
 }
 
 impl HandOver {
@@ -109,7 +111,12 @@ impl HandOver {
             (Kind { application, durability: state.durability, holders }, state.log.length())
         });
         let groups = groups(kinds);
-        let round = Arc::new(Round { of: Arc::clone(self), busy: Mutex::default(), moved: AtomicUsize::new(0) });
+        let round = Arc::new(Round {
+            of: Arc::clone(self),
+            busy: Mutex::default(),
+            moved: AtomicUsize::new(0),
+            is_told: AtomicBool::new(false),
+        });
         let mut tasks = Tasks::new();
         for (kind, group) in groups {
             let Ok(turn) = Arc::clone(&self.transfers).acquire_owned().await else { break };
@@ -140,7 +147,9 @@ impl Round {
         let placed = match self.of.place(kind, begun.len(), &exclude).await {
             Ok(placed) => placed,
             Err(error) => {
-                tracing::warn!(event = "handover_not_placed", locations = begun.len(), %error);
+                if !self.is_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(event = "handover_not_placed", %error, "nobody takes over now; trying on");
+                }
                 return self.failed(&begun);
             }
         };
@@ -180,10 +189,12 @@ impl Round {
             return;
         }
         let sent = send::send(&self.of.store, &self.of.identity, target, &taken).await;
-        let (mut told, mut given_up) = (Vec::new(), Vec::new());
+        let (mut told, mut given_up, mut kind) = (Vec::new(), Vec::new(), kind.clone());
         for ((location, _), is_sent) in taken.into_iter().zip(sent) {
-            let tell = |location: &Arc<Location>| {
+            let mut tell = |location: &Arc<Location>| {
                 let state = &mut *location.lock();
+                // A seal may have asked for more meanwhile.
+                kind.durability = kind.durability.max(state.durability);
                 state.leaving.tell(&state.log)
             };
             match is_sent.then(|| tell(&location)).flatten() {
@@ -191,8 +202,8 @@ impl Round {
                 None => given_up.push(location),
             }
         }
-        self.settle(target, kind, told).await;
-        self.give_up(target, kind, &given_up).await;
+        self.settle(target, &kind, told).await;
+        self.give_up(target, &kind, &given_up).await;
     }
 
     /// Tells the target to keep what it was sent, until it is known what it does about that.

@@ -23,7 +23,7 @@ impl Store {
         let ids: Vec<_> = told.iter().map(|(id, _)| *id).collect();
         let found = self.by_names(application, &ids);
         let settle = |(location, (_, told)): (Option<Arc<Location>>, &(LocationId, Told))| {
-            location.filter(|location| location.from == Some(from) && self.settle_one(location, told))
+            location.filter(|location| location.from == Some(from) && self.settle_one(location, durability, told))
         };
         let settled: Vec<_> = found.into_iter().zip(told).map(settle).collect();
         let wanted: Vec<_> = settled.iter().flatten().cloned().collect();
@@ -49,12 +49,13 @@ impl Store {
         answers
     }
 
-    fn settle_one(&self, location: &Arc<Location>, told: &Told) -> bool {
+    fn settle_one(&self, location: &Arc<Location>, durability: Durability, told: &Told) -> bool {
         let mut state = location.lock();
         let before = state.log.life();
         let (held, settled) = (state.log.length(), state.log.settle(told));
         let after = state.log.life();
         if settled && before == Life::Open {
+            state.durability = state.durability.max(durability);
             state.trim();
             self.metrics.location_moved(before, after);
         }

@@ -62,6 +62,9 @@ pub(crate) struct Arena {
     held_bytes: AtomicU64,
     /// What they may hold at most.
     limit_bytes: u64,
+    /// The same, of those that other workers forward to.
+    held_by_replicas: AtomicU64,
+    limit_of_replicas: u64,
 }
 
 impl Arena {
@@ -82,8 +85,18 @@ impl Arena {
         let map = MmapRaw::from(map);
         let skipped = map.as_mut_ptr().align_offset(ALIGNMENT);
         let (given_back, waiting) = (Notify::new(), AtomicUsize::new(0));
-        let (held_bytes, limit_bytes) = (AtomicU64::new(0), ledger.limit_bytes(Pool::Push));
-        Ok(Arc::new(Self { map, skipped, ledger: Mutex::new(ledger), given_back, waiting, held_bytes, limit_bytes }))
+        let (limit_bytes, limit_of_replicas) = (ledger.limit_bytes(Pool::Push), ledger.limit_bytes(Pool::Replicate));
+        Ok(Arc::new(Self {
+            map,
+            skipped,
+            ledger: Mutex::new(ledger),
+            given_back,
+            waiting,
+            held_bytes: AtomicU64::new(0),
+            limit_bytes,
+            held_by_replicas: AtomicU64::new(0),
+            limit_of_replicas,
+        }))
     }
 
     /// Takes a slot; see [`Ledger::take`].
@@ -92,21 +105,32 @@ impl Arena {
         let place = ledger.take(pool, wanted_bytes, least_bytes)?;
         self.note(&ledger);
         drop(ledger);
-        let kept_bytes = AtomicU64::new(place.bytes());
-        Some(Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes } })
+        Some(self.slot(pool, place))
     }
 
-    /// Takes slots that together hold `bytes`, larger ones first, or nothing.
+    /// Takes slots that together hold `bytes`, larger ones first, or nothing. All at once: whoever waits for memory must not
+    /// be woken by what it could not keep itself.
     pub(crate) fn take_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Vec<Slot>> {
-        let mut slots = Vec::with_capacity(bytes.div_ceil(SLOT_BYTES_MAX) as usize + 1);
+        let mut places = Vec::with_capacity(bytes.div_ceil(SLOT_BYTES_MAX) as usize + 1);
         let mut missing = bytes;
+        let mut ledger = self.ledger.lock();
         while missing > 0 {
             let wanted = mallorn_worker_core::memory::next_slot_bytes(0, missing);
-            let slot = self.take(pool, wanted, 1)?;
-            missing = missing.saturating_sub(slot.length() as u64);
-            slots.push(slot);
+            let Some(place) = ledger.take(pool, wanted, 1) else {
+                places.into_iter().for_each(|place| ledger.give(pool, place));
+                return None;
+            };
+            missing = missing.saturating_sub(place.bytes());
+            places.push(place);
         }
-        Some(slots)
+        self.note(&ledger);
+        drop(ledger);
+        Some(places.into_iter().map(|place| self.slot(pool, place)).collect())
+    }
+
+    fn slot(self: &Arc<Self>, pool: Pool, place: Place) -> Slot {
+        let kept_bytes = AtomicU64::new(place.bytes());
+        Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes } }
     }
 
     /// Takes slots as [`Arena::take_all`] does, once there is memory for them.
@@ -130,11 +154,17 @@ impl Arena {
 
     fn note(&self, ledger: &Ledger) {
         self.held_bytes.store(ledger.held_by_locations(), Ordering::Relaxed);
+        self.held_by_replicas.store(ledger.held(Pool::Replicate), Ordering::Relaxed);
     }
 
     /// What locations hold, and what they may hold at most, in bytes.
     pub(crate) fn held_by_locations(&self) -> (u64, u64) {
         (self.held_bytes.load(Ordering::Relaxed), self.limit_bytes)
+    }
+
+    /// What locations that other workers forward to hold, and what they may hold at most, in bytes.
+    pub(crate) fn held_by_replicas(&self) -> (u64, u64) {
+        (self.held_by_replicas.load(Ordering::Relaxed), self.limit_of_replicas)
     }
 
     /// The most that a pool may hold.

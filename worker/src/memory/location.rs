@@ -319,7 +319,7 @@ impl State {
     }
 
     /// Bytes of memory that are on disk too.
-    fn clean(&self) -> u64 {
+    pub(crate) fn clean(&self) -> u64 {
         self.log.written().saturating_sub(self.log.memory_start())
     }
 

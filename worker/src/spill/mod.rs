@@ -176,15 +176,34 @@ impl Spill {
 
     /// Wakes the balance where memory or what is owed asks for it.
     pub(crate) fn press(&self) {
-        if !self.folders.is_empty() && (self.demand() != Demand::default() || self.excess() > 0) {
+        if !self.folders.is_empty() && (self.is_pressed() || self.excess() > 0) {
             self.pressed.notify_one();
         }
     }
 
     fn demand(&self) -> Demand {
-        let (held, limit) = self.arena.held_by_locations();
+        self.demand_of(self.arena.held_by_locations(), self.clean_bytes())
+    }
+
+    /// What those locations ask for that other workers forward to: they may hold less than all together, and would not
+    /// reach the marks of all by themselves.
+    fn demand_of_replicas(&self) -> Demand {
+        self.demand_of(self.arena.held_by_replicas(), self.clean_bytes())
+    }
+
+    fn demand_of(&self, (held, limit): (u64, u64), clean: u64) -> Demand {
         let moving = self.folders.iter().map(|folder| folder.queued_bytes()).sum();
-        demand(held, limit, self.clean_bytes(), moving)
+        demand(held, limit, clean, moving)
+    }
+
+    /// Whether memory that is on disk too should be forgotten.
+    fn should_forget(&self) -> bool {
+        self.demand().forget_bytes > 0 || self.demand_of_replicas().forget_bytes > 0
+    }
+
+    fn is_pressed(&self) -> bool {
+        let none = Demand::default();
+        self.demand() != none || self.demand_of_replicas() != none
     }
 
     /// Bytes owed beyond what disks may owe, and not on their way.
@@ -289,6 +308,13 @@ impl Spill {
             let (demand, excess) = (self.demand(), self.excess());
             if demand != Demand::default() || excess > 0 {
                 self.relieve(&store.all(), demand, excess);
+            }
+            if self.demand_of_replicas() != Demand::default() {
+                let mut replicas = store.all();
+                replicas.retain(|location| location.pool() == Pool::Replicate);
+                let clean = replicas.iter().map(|location| location.lock().clean()).sum();
+                let demand = self.demand_of(self.arena.held_by_replicas(), clean);
+                self.relieve(&replicas, demand, 0);
             }
         }
     }

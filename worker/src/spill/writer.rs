@@ -130,7 +130,7 @@ impl Spill {
             state.disk.is_flying = false;
             let noted = state.log.wrote(&extents);
             state.tell();
-            if self.demand().forget_bytes > 0 {
+            if self.should_forget() {
                 state.forget_clean();
             }
             let goes_on = noted.is_some() && waiting.whole && state.log.unwritten() > 0;

@@ -248,10 +248,16 @@ impl Ledger {
         self.budget_bytes.saturating_sub(spoken_for).min(share.limit_bytes.saturating_sub(share.held_bytes))
     }
 
+    /// What a pool holds.
+    #[must_use]
+    pub fn held(&self, pool: Pool) -> u64 {
+        self.shares[pool as usize].held_bytes
+    }
+
     /// What locations hold, whoever fills them.
     #[must_use]
     pub fn held_by_locations(&self) -> u64 {
-        self.shares[Pool::Push as usize].held_bytes + self.shares[Pool::Replicate as usize].held_bytes
+        self.held(Pool::Push) + self.held(Pool::Replicate)
     }
 
     /// How things stand.

@@ -121,3 +121,15 @@ async fn a_connection_waits_for_a_buffer_until_one_is_given_back() {
     assert!(slot.length() >= Inbound::<ReceiveBuffers>::BUFFER_BYTES_MIN);
     assert_eq!(buffers.0.waiting.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_more_than_there_is_lets_others_go_on() {
+    let arena = arena();
+    let limit = arena.limit_bytes(Pool::Read);
+    let rest = arena.take_all(Pool::Read, limit - 8192).unwrap();
+    let waited = clock::timeout(Duration::from_secs(1), arena.wait_all(Pool::Read, MIB)).await;
+    assert!(waited.is_err(), "a part of it is not kept, and wakes nobody");
+    assert_eq!(held(&arena), limit - 8192);
+    let (slots, ()) = tokio::join!(arena.wait_all(Pool::Read, MIB), async { drop(rest) });
+    assert_eq!(slots.len(), 1);
+}
