@@ -20,7 +20,7 @@ use prometheus::Registry;
 use crate::config::{ClientConfig, ShuffleOptions};
 use crate::connections::Connections;
 use crate::error::{ConnectError, LifecycleError, ReadError};
-use crate::fetch::Reader;
+use crate::fetch::{Reader, Shunned};
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::metrics::{ClientStats, Metrics};
@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) random: Random,
     pub(crate) tables: Tables,
+    /// Workers that readers try last.
+    pub(crate) shunned: Shunned,
     /// Attempts that may have bytes buffered or in flight, by nonce.
     pub(crate) attempts: Mutex<Map<u64, Weak<AttemptShared>>>,
     /// For what is dropped, perhaps by a thread that is none of the runtime's, and has something left to say.
@@ -150,6 +152,7 @@ impl ShuffleClient {
             metrics,
             random,
             tables: Tables::default(),
+            shunned: Shunned::default(),
             attempts: Mutex::new(Map::default()),
             spawner: Spawner::current(),
             registry: registry.clone(),

@@ -19,6 +19,12 @@ pub struct ClientStats {
     pub repushed_batches: u64,
     /// Next epochs asked for.
     pub revives: u64,
+    /// Partitions that went on to a next epoch because one was full.
+    pub soft_splits: u64,
+    /// Partitions that went on to a next epoch because a push was refused, or its worker was out of reach.
+    pub hard_splits: u64,
+    /// Reads that went on at the other copy.
+    pub read_failovers: u64,
     /// Bytes fetched from workers.
     pub fetched_bytes: u64,
     /// Batches delivered to the engine.
@@ -36,6 +42,8 @@ pub(crate) struct Metrics {
     pub(crate) batches: IntCounter,
     pub(crate) repushed_batches: IntCounterVec,
     pub(crate) revives: IntCounter,
+    pub(crate) splits: IntCounterVec,
+    pub(crate) read_failovers: IntCounter,
     pub(crate) fetched_bytes: IntCounter,
     pub(crate) delivered_batches: IntCounter,
     pub(crate) skipped_batches: IntCounter,
@@ -45,6 +53,10 @@ pub(crate) struct Metrics {
 
 /// Why a batch was pushed again: the values of the label `cause`.
 pub(crate) const REPUSH_CAUSES: [&str; 3] = ["hard_split", "bad_checksum", "unreachable"];
+
+/// Why a partition goes on to its next epoch: the values of the label `kind`.
+pub(crate) const SPLIT_SOFT: &str = "soft";
+pub(crate) const SPLIT_HARD: &str = "hard";
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -61,7 +73,12 @@ impl Metrics {
         let repushed = Opts::new("mallorn_client_repushed_batches_total", "Batches pushed again, by cause.");
         let repushed_batches = IntCounterVec::new(repushed, &["cause"])?;
         registry.register(Box::new(repushed_batches.clone()))?;
+        let splits = Opts::new("mallorn_client_splits_total", "Partitions that go on to a next epoch, by kind.");
+        let splits = IntCounterVec::new(splits, &["kind"])?;
+        registry.register(Box::new(splits.clone()))?;
         Ok(Self {
+            splits,
+            read_failovers: counter("read_failovers", "Reads that went on at the other copy.")?,
             pushed_bytes: counter("pushed_bytes", "Bytes the engine pushed, before compression.")?,
             sent_bytes: counter("sent_bytes", "Bytes of batches taken by workers, headers included.")?,
             batches: counter("batches", "Batches taken by workers.")?,
@@ -76,18 +93,22 @@ impl Metrics {
     }
 
     pub(crate) fn unregister(&self, registry: &Registry) {
-        let Self { pushed_bytes, sent_bytes, batches, repushed_batches, revives, .. } = self.clone();
+        let Self { pushed_bytes, sent_bytes, batches, repushed_batches, revives, splits, read_failovers, .. } =
+            self.clone();
         let Self { fetched_bytes, delivered_batches, skipped_batches, push_wait_seconds, read_wait_seconds, .. } =
             self.clone();
-        let counters = [pushed_bytes, sent_bytes, batches, revives, fetched_bytes, delivered_batches, skipped_batches];
-        for counter in counters {
+        let pushes = [pushed_bytes, sent_bytes, batches, revives];
+        let reads = [fetched_bytes, delivered_batches, skipped_batches, read_failovers];
+        for counter in pushes.into_iter().chain(reads) {
             // It was registered, so this cannot fail.
             let _ = registry.unregister(Box::new(counter));
         }
         for seconds in [push_wait_seconds, read_wait_seconds] {
             let _ = registry.unregister(Box::new(seconds));
         }
-        let _ = registry.unregister(Box::new(repushed_batches));
+        for counters in [repushed_batches, splits] {
+            let _ = registry.unregister(Box::new(counters));
+        }
     }
 
     pub(crate) fn stats(&self) -> ClientStats {
@@ -99,6 +120,9 @@ impl Metrics {
             refused_batches: repushed("hard_split") + repushed("bad_checksum"),
             repushed_batches: REPUSH_CAUSES.into_iter().map(repushed).sum(),
             revives: self.revives.get(),
+            soft_splits: self.splits.with_label_values(&[SPLIT_SOFT]).get(),
+            hard_splits: self.splits.with_label_values(&[SPLIT_HARD]).get(),
+            read_failovers: self.read_failovers.get(),
             fetched_bytes: self.fetched_bytes.get(),
             delivered_batches: self.delivered_batches.get(),
             skipped_batches: self.skipped_batches.get(),

@@ -188,8 +188,8 @@ impl<'a> Streams<'a> {
             Kind::Fetch => {
                 let fetch = Fetch::decode(header)?;
                 match self.fetch(&fetch) {
-                    Ok(Found::Memory { views, heap, bytes, next }) => {
-                        self.queue_body(&fetch, next, bytes, views, outbound);
+                    Ok(Found::Memory(batches, heap)) => {
+                        self.queue_body(&fetch, batches, outbound);
                         Ok(Answered::Queued(Some(heap)))
                     }
                     Ok(Found::Disk(job)) => Ok(Answered::FromDisk(job)),
@@ -233,7 +233,7 @@ impl<'a> Streams<'a> {
             Planned::Memory(plan) => plan,
             Planned::Disk(plan) => {
                 drop(state);
-                return Ok(Found::Disk(self.from_disk(fetch, plan)?));
+                return Ok(Found::Disk(self.disk_read(fetch, plan)?));
             }
         };
         let mut views = Vec::new();
@@ -244,10 +244,10 @@ impl<'a> Streams<'a> {
         let heap = views.len() as u64 * PIECE_HEAP_BYTES;
         let heap = self.store.arena.charge(Pool::Read, heap).ok_or(RequestError::NoMemory)?;
         stream.cursor = plan.next;
-        Ok(Found::Memory { views, heap, bytes: plan.bytes, next: plan.next.offset })
+        Ok(Found::Memory(Batches { views, bytes: plan.bytes, next: plan.next.offset }, heap))
     }
 
-    fn from_disk(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
+    fn disk_read(&self, fetch: &Fetch, plan: DiskPlan) -> Result<DiskRead, RequestError> {
         let stream = self.open.get(&fetch.stream).ok_or(RequestError::NoStream { stream: fetch.stream })?;
         Ok(DiskRead {
             fetch: *fetch,
@@ -264,13 +264,14 @@ impl<'a> Streams<'a> {
         match read {
             Ok(read) => {
                 self.store.metrics.spill.read_bytes.inc_by(read.bytes);
-                self.queue_body(&fetch, read.next, read.bytes, read.views, outbound);
+                self.queue_body(&fetch, read, outbound);
             }
             Err(error) => fail(outbound, fetch.request, &RequestError::Disk(error)),
         }
     }
 
-    fn queue_body(&self, fetch: &Fetch, next: u64, bytes: u64, views: Vec<View>, outbound: &mut Outbound) {
+    fn queue_body(&self, fetch: &Fetch, batches: Batches, outbound: &mut Outbound) {
+        let Batches { views, bytes, next } = batches;
         self.store.metrics.fetch_requests.inc();
         self.store.metrics.fetch_bytes.inc_by(bytes);
         let (request, stream, offset) = (fetch.request, fetch.stream, fetch.offset);
@@ -282,8 +283,19 @@ impl<'a> Streams<'a> {
 
 /// Where an answer is.
 enum Found {
-    Memory { views: Vec<View>, heap: Charge, bytes: u64, next: u64 },
+    /// In memory; it holds this beside the arena's pieces.
+    Memory(Batches, Charge),
+    /// To be read.
     Disk(DiskRead),
+}
+
+/// Whole batches that answer a fetch.
+#[derive(Default)]
+struct Batches {
+    views: Vec<View>,
+    bytes: u64,
+    /// Where the reader goes on.
+    next: u64,
 }
 
 fn fail(outbound: &mut Outbound, request: u64, error: &RequestError) {

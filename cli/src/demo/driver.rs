@@ -317,7 +317,9 @@ impl<'a, W: Workload> Driver<'a, W> {
             return Ok("there is no worker to do anything to".to_owned());
         };
         let struck = match fault {
-            Fault::Kill(_) => cluster.kill_fullest_worker().await.map(|name| (format!("killed {name} with SIGKILL"), name)),
+            Fault::Kill(_) => {
+                cluster.kill_fullest_worker().await.map(|name| (format!("killed {name} with SIGKILL"), name))
+            }
             Fault::Restart => {
                 let name = cluster.restart_fullest_worker().await?;
                 name.map(|name| (format!("killed {name} with SIGKILL and started it again"), name))

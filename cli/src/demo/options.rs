@@ -136,11 +136,14 @@ impl DemoArgs {
         }
         let copies = u16::try_from(self.copies.unwrap_or(1)).unwrap_or(u16::MAX);
         if self.drain_worker && self.workers <= copies {
-            let text = "--drain-worker needs more --workers than --copies: what it hands over goes to one without a copy";
+            let text =
+                "--drain-worker needs more --workers than --copies: what it hands over goes to one without a copy";
             return Err(text.to_owned());
         }
         if self.endpoint.is_none() && self.workers < copies {
-            return Err(format!("--copies {copies} needs --workers {copies} or more: each copy has a worker of its own"));
+            return Err(format!(
+                "--copies {copies} needs --workers {copies} or more: each copy has a worker of its own"
+            ));
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl From<ClientStats> for Traffic {
             refused_batches: stats.refused_batches,
             repushed_batches: stats.repushed_batches,
             revives: stats.revives,
-            splits: 0,
+            splits: stats.soft_splits + stats.hard_splits,
             skipped_batches: stats.skipped_batches,
             push_wait_s: stats.push_wait.as_secs_f64(),
         }

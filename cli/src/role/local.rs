@@ -11,6 +11,7 @@ use mallorn_runtime::config::{ByteSize, Loaded, Origin};
 use mallorn_runtime::task::{Shutdown, Tasks};
 use mallorn_runtime::telemetry;
 use mallorn_worker::WorkerConfig;
+use tempfile::TempDir;
 
 use super::ending::{Ending, ParentArgs};
 use super::{Role, RoleError, exit, master_config, master_ready, registry, start_worker, stop, worker_ready};
@@ -27,7 +28,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Runs a master and workers in one process, to try things with
 ///
 /// Where no addresses are set, everything listens on this machine alone: the master on its usual port, the workers on
-/// free ones.
+/// free ones. Where no data folders are set, the workers write to a temporary one, which is removed at the end.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LocalArgs {
     #[command(flatten)]
@@ -61,7 +62,9 @@ async fn run(args: LocalArgs) -> Result<(), RoleError> {
     telemetry::init(loaded.value.log.format, &loaded.value.log.filter)?;
     let mut signals = Signals::receive().map_err(RoleError::Signals)?;
     stay_local(&mut loaded);
-    let root = loaded.value;
+    let mut root = loaded.value;
+    // Removed with what is in it when this returns.
+    let _folder = if root.worker.data_folders.is_empty() { Some(temporary(&mut root)?) } else { None };
 
     let broken = Shutdown::new();
     let master = mallorn_master::start(master_config(&root), &registry()?, broken.clone()).await?;
@@ -89,6 +92,15 @@ async fn run(args: LocalArgs) -> Result<(), RoleError> {
         master.stop().await;
     };
     stop(&mut signals, stopping).await
+}
+
+/// Has the workers write to a temporary folder.
+fn temporary(root: &mut Root) -> Result<TempDir, RoleError> {
+    let parent = std::env::temp_dir();
+    let folder = tempfile::Builder::new().prefix("mallorn-local-").tempdir_in(&parent);
+    let folder = folder.map_err(|source| RoleError::Folder { parent, source })?;
+    root.worker.data_folders.push(folder.path().to_owned());
+    Ok(folder)
 }
 
 async fn all_registered(workers: &mut [mallorn_worker::Running]) {

@@ -81,6 +81,8 @@ enum RoleError {
     Master(#[from] mallorn_master::StartError),
     #[error(transparent)]
     Worker(#[from] mallorn_worker::StartError),
+    #[error("can't create a temporary folder in {parent}: {source}; set `worker.data_folders`, or TMPDIR", parent = parent.display())]
+    Folder { parent: PathBuf, source: io::Error },
     #[error("the {0} can't go on serving; its log says why")]
     Broken(Role),
     #[error("told twice to end: ended at once")]
@@ -93,7 +95,12 @@ impl RoleError {
         match self {
             Self::Settings(_) | Self::Log(_) => 2,
             Self::Forced(signal) => signal.exit_code(),
-            Self::Signals(_) | Self::Metrics(_) | Self::Master(_) | Self::Worker(_) | Self::Broken(_) => 1,
+            Self::Signals(_)
+            | Self::Metrics(_)
+            | Self::Master(_)
+            | Self::Worker(_)
+            | Self::Folder { .. }
+            | Self::Broken(_) => 1,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can't be: a clear message, an exit code other than 0, nothing left, nothing disturbed.
 
+use super::roles::start;
 use super::support::{Place, line_starting, lines};
 
 #[tokio::test]
@@ -68,13 +69,25 @@ async fn a_row_that_fits_no_batch_is_refused_before_anything_starts() {
 }
 
 #[tokio::test]
-async fn more_than_all_arenas_hold_is_no_space() {
+async fn more_than_all_arenas_hold_is_no_space_where_there_are_no_disks() {
     let place = Place::new();
     let row = |number: u64| format!("{},{}\n", number % 50, "x".repeat(1000));
     let file = place.file("much.csv", "key,value\n".to_owned() + &(0..40_000).map(row).collect::<String>());
-    let line = "demo --workers 2 --memory 16MiB --codec none --set client.no_space_within=1s --key key --input";
+    let quiet = ["--set", "log.filter=error"];
+    let master = ["master", "--listen", "127.0.0.1:0", "--set", "master.admin="];
+    let (_master, ready) = start(&place, &[&master[..], &quiet].concat()).await;
+    let address = ready["control"].as_str().unwrap().to_owned();
+    let listen = ["worker.control_listen=127.0.0.1:0", "worker.data_listen=127.0.0.1:0", "worker.admin_listen="];
+    let listen = ["--set", listen[0], "--set", listen[1], "--set", listen[2]];
+    let worker = ["worker", "--master", &address, "--memory", "16MiB"];
+    let (_worker, _) = start(&place, &[&worker[..], &listen, &quiet].concat()).await;
+
+    let line = format!("demo --endpoint {address} --codec none --set client.no_space_within=1s --key key --input");
+    let words = ["worker.data_folders"];
+    let within = ["--set", "lifecycle.place_within=1s"];
+    place.refused(1, &words, &line, &[&[file.as_str()][..], &within].concat()).await;
     let words = ["no space", "of all live arenas are held", "bytes were refused", "add workers or memory"];
-    place.refused(1, &words, line, &[&file]).await;
+    place.refused(1, &words, &line, &[file.as_str(), "--durability", "memory"]).await;
 }
 
 #[tokio::test]

@@ -128,3 +128,27 @@ async fn a_demo_killed_with_sigkill_leaves_nothing_either() {
     assert_eq!(exit_code(&mut demo).await, None);
     place.nothing_left_soon().await;
 }
+
+#[tokio::test]
+async fn two_copies_survive_a_killed_worker_within_one_generation_and_spill() {
+    let place = Place::new();
+    let line = "--scale 0.02 --memory 16MiB --copies 2 --kill-worker --duplicate-attempts";
+    let report = place.verified(line, &[]).await;
+    assert_eq!((&report["generations"], &report["maps_again"]), (&1.into(), &0.into()));
+    for key in ["spilled_bytes", "replicated_bytes", "revives"] {
+        assert!(report[key].as_u64().unwrap() > 0, "{key}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn readers_wait_for_a_worker_that_restarts_with_its_disk() {
+    let place = Place::new();
+    let (one, two) = (place.path("one"), place.path("two"));
+    let data = ["--data", one.to_str().unwrap(), "--data", two.to_str().unwrap()];
+    let report = place.verified("--scale 0.01 --restart-worker --durability synced", &data).await;
+    assert_eq!(report["generations"], 1);
+    assert!(report["restarted_worker"].is_string());
+    for folder in [one, two] {
+        assert_eq!(mallorn_runtime::disk::Disk::real().list(&folder).unwrap(), [], "nothing is left");
+    }
+}

@@ -1,11 +1,12 @@
 //! `mallorn master`, `worker` and `local`: ready, serving, ended in good order.
 
+use mallorn_runtime::disk::Disk;
 use tokio::process::Child;
 
 use super::support::{Place, exit_code, line_starting, lines, signal};
 
 /// Starts a role and returns what it says once it is ready.
-async fn start(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
+pub(crate) async fn start(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
     let mut child = place.command(arguments).spawn().unwrap();
     let ready = line_starting(&mut lines(child.stdout.take()), "{").await;
     (child, serde_json::from_str(&ready).unwrap())
@@ -44,7 +45,9 @@ async fn a_local_cluster_runs_two_demos_at_once() {
     let place = Place::new();
     let arguments = ["local", "--workers", "2", "--memory", "64MiB", "--listen", "127.0.0.1:0"];
     let more = ["--set", "master.admin=", "--set", "worker.admin_listen=", "--set", "log.filter=error"];
-    let mut cluster = place.command(&[&arguments[..], &more].concat()).spawn().unwrap();
+    let own = place.path("local");
+    Disk::real().create_dir(&own).unwrap();
+    let mut cluster = place.command(&[&arguments[..], &more].concat()).env("TMPDIR", &own).spawn().unwrap();
     let ready = line_starting(&mut lines(cluster.stdout.take()), "{\"role\":\"master\"").await;
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     let line = format!("--endpoint {} --key key --input", ready["control"].as_str().unwrap());
@@ -55,6 +58,7 @@ async fn a_local_cluster_runs_two_demos_at_once() {
     assert_eq!((&one["rows"], &two["rows"]), (&3.into(), &3.into()));
     signal(&cluster, "TERM").await;
     assert_eq!(exit_code(&mut cluster).await, Some(0));
+    assert_eq!(Disk::real().list(&own).unwrap(), [], "its data is gone with it");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! One sealed location, read in whole batches from where it was left. A worker that is away is waited for and found
-//! again; sealed bytes never change, so the cursor goes on where it was.
+//! One sealed location, read in whole batches from where it was left. Where a copy cannot be read the cursor goes on at
+//! the other one, at the same offset. Workers that are away are waited for and found again; sealed bytes never change.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,13 +15,12 @@ use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Buffer, CallError, Connection, Frame};
 use mallorn_runtime::task::{self, Spawner};
 
+use super::copies::{Copies, id};
 use crate::client::Inner;
 use crate::error::ReadError;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Answers of a live worker that make no sense, before the location is lost.
-const SENSELESS_TRIES: u32 = 3;
 
 /// What to read, and where.
 #[derive(Clone, Debug)]
@@ -31,7 +30,8 @@ pub(super) struct Source {
     pub(super) location: LocationId,
     pub(super) seal: SealId,
     pub(super) length: u64,
-    pub(super) worker: Arc<v1::WorkerAddress>,
+    /// The workers of its copies: one or two.
+    pub(super) workers: Vec<Arc<v1::WorkerAddress>>,
     pub(super) maps: Range<u32>,
 }
 
@@ -39,10 +39,9 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 pub(super) struct Cursor {
     source: Source,
+    copies: Copies,
     offset: u64,
     stream: Option<Arc<OpenStream>>,
-    /// Senseless answers on end.
-    senseless: u32,
     /// The bytes read were broken too often.
     given_up: Option<String>,
 }
@@ -91,9 +90,18 @@ enum Trouble {
     Senseless(String),
 }
 
+impl Trouble {
+    fn text(&self) -> String {
+        let (Self::Away(text) | Self::NotHere(text) | Self::Senseless(text)) = self;
+        text.clone()
+    }
+}
+
 impl Cursor {
-    pub(super) fn new(source: Source) -> Self {
-        Self { source, offset: 0, stream: None, senseless: 0, given_up: None }
+    pub(super) fn new(client: &Inner, source: Source) -> Self {
+        let LocationId { partition, epoch, .. } = source.location;
+        let copies = Copies::new(&source.workers, partition.0.wrapping_add(epoch.0), &client.shunned);
+        Self { source, copies, offset: 0, stream: None, given_up: None }
     }
 
     pub(super) fn location(&self) -> LocationId {
@@ -108,6 +116,17 @@ impl Cursor {
         self.offset >= self.source.length
     }
 
+    /// How many copies may be read.
+    pub(super) fn copies(&self) -> usize {
+        self.copies.count()
+    }
+
+    /// The bytes read were broken: the other copy's may be sound.
+    pub(super) fn broken(&mut self) {
+        self.stream = None;
+        self.copies.switch();
+    }
+
     /// Takes the location for lost: its bytes were broken too often.
     pub(super) fn give_up(&mut self, why: &str) {
         self.given_up = Some(format!("its bytes are broken: {why}"));
@@ -119,7 +138,7 @@ impl Cursor {
     }
 
     /// Fetches the next whole batches, however often it takes.
-    pub(super) async fn fetch(&mut self, client: &Inner) -> Result<(Fetched, Option<Buffer>), Failed> {
+    pub(super) async fn fetch(&mut self, client: &Arc<Inner>) -> Result<(Fetched, Option<Buffer>), Failed> {
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         let since = clock::now();
         loop {
@@ -130,23 +149,14 @@ impl Cursor {
                 Ok(fetched) => return Ok(fetched),
                 Err(trouble) => trouble,
             };
-            self.stream = None;
-            let why = match trouble {
-                Trouble::NotHere(why) => {
-                    // Whether it was released, or lost, the lifecycle manager knows.
-                    self.find(client, &why).await?;
-                    return Err(Failed::Lost { why });
-                }
-                Trouble::Senseless(why) => {
-                    self.senseless += 1;
-                    if self.senseless >= SENSELESS_TRIES {
-                        return Err(Failed::Lost { why });
-                    }
-                    why
-                }
-                Trouble::Away(why) => why,
-            };
-            tracing::debug!(location = %self.source.location, %why, "read a location");
+            let why = trouble.text();
+            tracing::debug!(location = %self.source.location, %why, worker = %self.copies.worker().name, "read a location");
+            if matches!(trouble, Trouble::Senseless(_)) && !self.copies.tries_left() {
+                return Err(Failed::Lost { why });
+            }
+            if self.goes_on(client) {
+                continue;
+            }
             self.find(client, &why).await?;
             if since.elapsed() >= client.config.read_within.0 {
                 let waiting_for = format!("location {}: {why}", self.source.location);
@@ -157,12 +167,35 @@ impl Cursor {
     }
 
     /// Tries once to fetch the next whole batches, into memory that must not be held for as long as a worker is away.
-    pub(super) async fn fetch_ahead(&mut self, client: &Inner) -> Option<(Fetched, Option<Buffer>)> {
+    pub(super) async fn fetch_ahead(&mut self, client: &Arc<Inner>) -> Option<(Fetched, Option<Buffer>)> {
         let fetched = self.try_fetch(client).await;
         if fetched.is_err() {
-            self.stream = None;
+            self.goes_on(client);
         }
         fetched.ok()
+    }
+
+    /// The copy that was read does not work; `true` when there is another one to go on at. The lifecycle manager is told,
+    /// so that it finds out what is the matter, and sees to it that the other copy is sealed.
+    fn goes_on(&mut self, client: &Arc<Inner>) -> bool {
+        self.stream = None;
+        let failed = id(self.copies.worker());
+        if !self.copies.fails(&client.shunned) {
+            return false;
+        }
+        client.metrics.read_failovers.inc();
+        let request = self.question(client, std::iter::once(failed));
+        let link = client.link.clone();
+        client.spawner.spawn(async move {
+            let call = link.call(|mut door| {
+                let request = request.clone();
+                async move { door.resolve(request).await }
+            });
+            if let Err(error) = call.await {
+                tracing::debug!(%error, "report a copy that cannot be read");
+            }
+        });
+        true
     }
 
     async fn try_fetch(&mut self, client: &Inner) -> Result<(Fetched, Option<Buffer>), Trouble> {
@@ -192,14 +225,15 @@ impl Cursor {
         if !sound {
             return Err(senseless("does not fit the question"));
         }
-        (self.offset, self.senseless) = (fetched.next, 0);
+        self.offset = fetched.next;
+        self.copies.works();
         client.metrics.fetched_bytes.inc_by(length);
         Ok((fetched, answer.body))
     }
 
     async fn open(&mut self, client: &Inner) -> Result<Arc<OpenStream>, Trouble> {
         let Source { location, seal, length, maps, .. } = &self.source;
-        let connection = client.connections.to(&self.source.worker, Role::Fetch).await;
+        let connection = client.connections.to(self.copies.worker(), Role::Fetch).await;
         let connection = connection.map_err(|error| Trouble::Away(error.to_string()))?;
         let request = connection.next_request();
         let open = Open { request, location: *location, seal: *seal, map_start: maps.start, map_end: maps.end };
@@ -210,31 +244,31 @@ impl Cursor {
         Ok(stream)
     }
 
-    /// Asks where the worker is now.
+    /// Asks where the copies are now.
     async fn find(&mut self, client: &Inner, why: &str) -> Result<(), Failed> {
-        let worker = self.source.worker.worker.map(WorkerId::from).unwrap_or_default();
-        let request = v1::ResolveRequest {
-            instance: client.application.instance.0,
-            workers: vec![worker.into()],
-            shuffle: self.source.shuffle,
-            generation: self.source.generation.0,
-            lost: Vec::new(),
-            ..Default::default()
-        };
+        let request = self.question(client, self.copies.workers());
         let call = client.link.call(|mut door| {
             let request = request.clone();
             async move { door.resolve(request).await }
         });
         let reply = call.await.map_err(|error| Failed::Read(error.into()))?;
-        match reply.workers.into_iter().next() {
-            Some(v1::ResolvedLocation { gone: true, .. }) => {
-                Err(Failed::Lost { why: format!("worker {} is gone ({why})", self.source.worker.name) })
-            }
-            Some(v1::ResolvedLocation { address: Some(address), .. }) if address.worker == Some(worker.into()) => {
-                self.source.worker = Arc::new(address);
-                Ok(())
-            }
-            _ => Ok(()),
+        let name = self.copies.worker().name.clone();
+        if self.copies.resolved(reply.workers) {
+            return Ok(());
+        }
+        Err(Failed::Lost { why: format!("worker {name} is gone ({why})") })
+    }
+
+    /// Where the location is now that was read at these workers.
+    fn question(&self, client: &Inner, workers: impl Iterator<Item = WorkerId>) -> v1::ResolveRequest {
+        let workers: Vec<_> = workers.map(Into::into).collect();
+        v1::ResolveRequest {
+            instance: client.application.instance.0,
+            shuffle: self.source.shuffle,
+            generation: self.source.generation.0,
+            lost: Vec::new(),
+            read: vec![self.source.location.into(); workers.len()],
+            workers,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! | the stream that the engine sees | here |
 //! | what to read, and which attempts count | `plan` |
 //! | one location, until it is read or lost | `cursor` |
+//! | which of its copies is read | `copies` |
 //! | fetching ahead while the engine works | `ahead` |
 //!
 //! The end of a partition is only passed when every batch of every attempt that counts was delivered once
 //! (`mallorn_client_core::fetch`); otherwise the read fails as `PartitionLost`.
 
 mod ahead;
+mod copies;
 mod cursor;
 mod plan;
 
@@ -30,12 +32,13 @@ use crate::codec;
 use crate::error::ReadError;
 use crate::memory::Permit;
 use ahead::Ahead;
+pub(crate) use copies::Shunned;
 use cursor::{Chunk, Cursor, Failed};
 use plan::{Plan, PlannedPartition};
 
 /// How long opening a reader waits for memory that other readers hold.
 const ROOM_WITHIN: Duration = Duration::from_secs(30);
-/// Reads of the same bytes whose checksums do not match, before they are lost.
+/// Reads of the same bytes of one copy whose checksums do not match, before they are lost.
 const CHECKSUM_TRIES: u32 = 3;
 
 /// A batch of whole units, in no particular order.
@@ -250,7 +253,8 @@ impl Reading {
         tracing::warn!(event = "bad_chunk", %location, offset, why, tries);
         let mut cursor = next.into_cursor();
         cursor.seek(offset);
-        if tries >= CHECKSUM_TRIES {
+        cursor.broken();
+        if tries >= CHECKSUM_TRIES * cursor.copies() as u32 {
             cursor.give_up(why);
         }
         self.at = At::Chunk { rest: Bytes::new(), offset, next: Next::Later(cursor), location };
@@ -290,7 +294,7 @@ impl Reading {
 
     fn next_location(&mut self, client: &Arc<Inner>) -> At {
         match self.locations.pop_front() {
-            Some(source) => At::Fetching(Ahead::start(client, Cursor::new(source), None)),
+            Some(source) => At::Fetching(Ahead::start(client, Cursor::new(client, source), None)),
             None => At::Between,
         }
     }

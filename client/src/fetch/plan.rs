@@ -282,13 +282,18 @@ impl Plan {
         let location = sealed.location.map(LocationId::from)?;
         let own = location.shuffle == self.wire && location.partition == partition;
         own.then_some(())?;
+        let mut copies = vec![Arc::clone(workers.get(sealed.worker as usize)?)];
+        if let Some(other) = sealed.other.checked_sub(1) {
+            let other = workers.get(other as usize)?;
+            (other.worker != copies[0].worker).then(|| copies.push(Arc::clone(other)));
+        }
         Some(Location {
             shuffle: self.request.shuffle,
             generation: self.generation,
             location,
             seal: SealId(sealed.seal),
             length: sealed.length,
-            worker: Arc::clone(workers.get(sealed.worker as usize)?),
+            workers: copies,
             maps: self.request.maps.clone().unwrap_or(0..u32::MAX),
         })
     }

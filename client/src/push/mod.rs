@@ -6,6 +6,7 @@
 //! | gathering and cutting | `buffers` |
 //! | compressing and checksumming, once | `encode` |
 //! | sending, and again where refused | `send` |
+//! | moving on where a location is full | `split` |
 //! | where partitions are now | `table` |
 //! | the end of the attempt | `end` |
 //!
@@ -16,6 +17,7 @@ mod buffers;
 mod encode;
 mod end;
 mod send;
+mod split;
 mod table;
 
 use std::pin::pin;

@@ -14,11 +14,12 @@ use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{CallError, Connection, Frame};
 
-use super::AttemptShared;
 use super::buffers::Cut;
 use super::encode::{Encoded, body_of_many, body_of_one};
 use super::table::Open;
+use super::{AttemptShared, split};
 use crate::error::{LifecycleError, PushError};
+use crate::metrics::SPLIT_HARD;
 
 /// Batches gathered into one request at most.
 pub(super) const GATHERED_MAX: usize = 1024;
@@ -82,7 +83,7 @@ type Group = (Arc<v1::WorkerAddress>, Vec<(Pending, Open)>);
 
 /// Pushes each batch to its partition's location; returns those that were not taken.
 async fn push_round(
-    shared: &AttemptShared,
+    shared: &Arc<AttemptShared>,
     pending: Vec<Pending>,
     rounds: &mut Rounds,
 ) -> Result<Vec<Pending>, PushError> {
@@ -118,7 +119,7 @@ async fn push_round(
 
 /// Pushes batches to one worker; returns those not taken, with why.
 async fn push_to(
-    shared: &AttemptShared,
+    shared: &Arc<AttemptShared>,
     worker: Arc<v1::WorkerAddress>,
     batches: Vec<(Pending, Open)>,
 ) -> Result<Vec<(Pending, Status)>, PushError> {
@@ -146,7 +147,7 @@ async fn push_to(
 }
 
 async fn push_request(
-    shared: &AttemptShared,
+    shared: &Arc<AttemptShared>,
     connection: &Connection,
     batches: Vec<(Pending, Open)>,
 ) -> Result<Vec<(Pending, Status)>, PushError> {
@@ -166,6 +167,10 @@ async fn push_request(
     let Some(PushReply { statuses, .. }) = statuses.filter(|reply| reply.statuses.len() == batches.len()) else {
         return Err(PushError::Refused { text: "the worker's answer to a push cannot be read".to_owned() });
     };
+    let is_full = |((_, open), status): (&(Pending, Open), &Status)| {
+        (*status == Status::SoftSplit).then_some((open.location.partition, open.location.epoch))
+    };
+    split::ask(shared, batches.iter().zip(&statuses).filter_map(is_full));
     let mut refused = Vec::new();
     for ((mut one, open), status) in batches.into_iter().zip(statuses) {
         if status.is_stored() {
@@ -265,6 +270,8 @@ async fn ask(
         cause: cause.into(),
     };
     shared.client.metrics.revives.inc();
+    let split = asked.values().flatten().count() as u64;
+    shared.client.metrics.splits.with_label_values(&[SPLIT_HARD]).inc_by(split);
     let call = shared.client.link.call(|mut door| {
         let request = request.clone();
         async move { door.revive(request).await }

@@ -1,9 +1,9 @@
 //! Where each partition of a generation is open, as this client heard last. Shared by all its attempts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mallorn_proto::id::{Generation, Handle, LocationId, Partition, ShuffleId};
+use mallorn_proto::id::{Epoch, Generation, Handle, LocationId, Partition, ShuffleId};
 use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 use mallorn_proto::v1;
 use parking_lot::{Mutex, RwLock};
@@ -29,6 +29,8 @@ pub(super) struct Table {
     of: (u32, Generation),
     wire: ShuffleId,
     partitions: RwLock<Vec<Option<Open>>>,
+    /// Partitions whose location is full, and whose next epoch is being asked for.
+    splitting: Mutex<BTreeSet<Partition>>,
 }
 
 /// The tables of one client.
@@ -59,7 +61,7 @@ impl Tables {
             Arc::clone(&loaded.entry(of).or_insert_with(fresh).table)
         };
         let table = cell.get_or_try_init(|| async move {
-            let mut table = Table { of, wire, partitions: RwLock::default() };
+            let mut table = Table { of, wire, partitions: RwLock::default(), splitting: Mutex::default() };
             let mut open = Vec::with_capacity(partitions as usize);
             let all: Vec<_> = (0..partitions).map(Partition).collect();
             for page in all.chunks(PAGE_LOCATIONS_MAX) {
@@ -126,6 +128,16 @@ impl Table {
             }
             _ => Err(LifecycleError::senseless("a location is not the one asked for, or its worker is not named")),
         }
+    }
+
+    /// Whether the next epoch of a full location is to be asked for: it is the present one, and nobody asks yet.
+    pub(super) fn begin_split(&self, partition: Partition, epoch: Epoch) -> bool {
+        let is_present = self.get(partition).is_some_and(|open| open.location.epoch == epoch);
+        is_present && self.splitting.lock().insert(partition)
+    }
+
+    pub(super) fn end_split(&self, partition: Partition) {
+        self.splitting.lock().remove(&partition);
     }
 
     /// Notes a newer location; an older one is left out.

@@ -44,6 +44,8 @@ pub(crate) struct Script {
     pub(crate) renewed: usize,
     /// Calls, by name, in order.
     pub(crate) calls: Vec<&'static str>,
+    pub(crate) revives: Vec<v1::ReviveRequest>,
+    pub(crate) resolves: Vec<v1::ResolveRequest>,
 }
 
 impl Script {
@@ -126,6 +128,8 @@ impl FakeLifecycle {
             },
             renewed: usize::MAX,
             calls: Vec::new(),
+            revives: Vec::new(),
+            resolves: Vec::new(),
         };
         let script = Arc::new(Mutex::new(script));
         let shutdown = Shutdown::new();
@@ -206,8 +210,11 @@ impl Lifecycle for Service {
     }
 
     async fn revive(&self, request: Request<v1::ReviveRequest>) -> Reply<v1::ReviveReply> {
-        let asked = request.into_inner().partitions;
-        self.answer("revive", |script| script.revive.clone().unwrap_or_else(|| next_epochs(script, &asked)))
+        let asked = request.into_inner();
+        self.answer("revive", |script| {
+            script.revives.push(asked.clone());
+            script.revive.clone().unwrap_or_else(|| next_epochs(script, &asked.partitions))
+        })
     }
 
     async fn plan_read(&self, _: Request<v1::PlanReadRequest>) -> Reply<v1::PlanReadReply> {
@@ -220,8 +227,11 @@ impl Lifecycle for Service {
         })
     }
 
-    async fn resolve(&self, _: Request<v1::ResolveRequest>) -> Reply<v1::ResolveReply> {
-        self.answer("resolve", |script| script.resolve.clone())
+    async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Reply<v1::ResolveReply> {
+        self.answer("resolve", |script| {
+            script.resolves.push(request.into_inner());
+            script.resolve.clone()
+        })
     }
 }
 

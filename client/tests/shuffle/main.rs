@@ -4,13 +4,18 @@
 
 mod attempts;
 mod cluster;
+mod commits;
+mod copies;
 mod crowd;
 mod exactly_once;
+mod failover;
 mod fakes;
 mod losses;
 mod nonsense;
 mod refusals;
 mod restarts;
+mod scripted;
+mod splits;
 
 use std::collections::BTreeMap;
 

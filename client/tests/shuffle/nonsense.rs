@@ -29,7 +29,7 @@ fn pushed(asked: &Asked, statuses: &[Status]) -> Answer {
 }
 
 /// The request's number, and then nothing that makes sense.
-fn garbage(kind: Kind, asked: &Asked) -> Answer {
+pub(crate) fn garbage(kind: Kind, asked: &Asked) -> Answer {
     (kind as u8, [&asked.request().to_be_bytes()[..], &[0xff; 5]].concat(), Vec::new())
 }
 
@@ -151,13 +151,13 @@ fn stored(map: u32, batch: u32, last: bool, payload: &[u8]) -> Vec<u8> {
 
 /// Serves a location of these batches, one with each fetch.
 #[derive(Clone)]
-struct Served {
-    batches: Vec<Vec<u8>>,
+pub(crate) struct Served {
+    pub(crate) batches: Vec<Vec<u8>>,
 }
 
 impl Served {
     /// One map's batches `a`, `b` and so on.
-    fn letters(count: u32) -> Self {
+    pub(crate) fn letters(count: u32) -> Self {
         let batch = |number: u32| stored(0, number, number + 1 == count, &[b'a' + number as u8; 8]);
         Self { batches: (0..count).map(batch).collect() }
     }
@@ -166,7 +166,7 @@ impl Served {
         self.batches.iter().map(|batch| batch.len() as u64).sum()
     }
 
-    fn answer(&self, asked: &Asked) -> Option<Answer> {
+    pub(crate) fn answer(&self, asked: &Asked) -> Option<Answer> {
         let mut header = Vec::new();
         match asked.kind {
             Kind::Open => {
@@ -193,7 +193,7 @@ impl Served {
     }
 
     /// A lifecycle manager that plans to read the location, by the token of its one map.
-    async fn planned(&self, data: &str) -> FakeLifecycle {
+    pub(crate) async fn planned(&self, data: &str) -> FakeLifecycle {
         let driver = FakeLifecycle::start(1, data).await;
         let sealed = v1::SealedLocation {
             location: Some(read_location().into()),
@@ -213,11 +213,11 @@ impl Served {
     }
 }
 
-fn by_token() -> ReadRequest {
+pub(crate) fn by_token() -> ReadRequest {
     ReadRequest::new(0, 0..1).tokens(vec![Token(8)])
 }
 
-async fn read(driver: &FakeLifecycle, request: ReadRequest) -> Result<Vec<u8>, ReadError> {
+pub(crate) async fn read(driver: &FakeLifecycle, request: ReadRequest) -> Result<Vec<u8>, ReadError> {
     let client = driver.client(hasty()).await;
     let mut reader = client.read(request).await?;
     let mut bytes = Vec::new();
@@ -349,7 +349,7 @@ async fn a_lifecycle_manager_s_nonsense_about_a_read_is_refused() {
     fn winners(script: &mut Script, winners: Vec<v1::Winner>) {
         script.winners = vec![v1::ListWinnersReply { winners }, v1::ListWinnersReply::default()];
     }
-    let changes: [fn(&mut Script); 11] = [
+    let changes: [fn(&mut Script); 12] = [
         |script| winners(script, vec![]),
         |script| winners(script, vec![winner(0, 9)]),
         |script| winners(script, vec![winner(0, 8), winner(1, 9)]),
@@ -358,6 +358,7 @@ async fn a_lifecycle_manager_s_nonsense_about_a_read_is_refused() {
         |script| script.plan.partitions[0].partition = 1,
         |script| script.plan.partitions.push(v1::PartitionPlan { partition: 1, ..Default::default() }),
         |script| script.plan.partitions[0].locations[0].worker = 1,
+        |script| script.plan.partitions[0].locations[0].other = 2,
         |script| script.plan.partitions[0].locations[0].location = None,
         |script| script.plan.partitions[0].locations[0].location = Some(location(1, 0)),
         |script| {

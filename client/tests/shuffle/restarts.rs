@@ -1,27 +1,16 @@
 //! Lifecycle managers that are started again, generations that start while somebody waits, workers that answer a commit
 //! badly.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use mallorn_client::{ClientConfig, LifecycleConfig, LifecycleManager, PushError, ReadError, ReadRequest, Reason};
 use mallorn_client::{ShuffleClient, StartError};
-use mallorn_proto::limits::BODY_BYTES_DEFAULT;
-use mallorn_proto::v1;
-use mallorn_proto::v1::master_client::MasterClient;
-use mallorn_proto::v1::worker_server::{Worker, WorkerServer};
 use mallorn_runtime::clock;
 use mallorn_runtime::config::ByteSize;
-use mallorn_runtime::net::Listener;
-use mallorn_runtime::task::Shutdown;
-use mallorn_runtime::{grpc, task};
-use parking_lot::Mutex;
 use prometheus::Registry;
-use tonic::service::Routes;
-use tonic::{Request, Response, Status};
 
 use crate::cluster::Cluster;
-use crate::fakes::{INCARNATION, WORKER};
+use crate::scripted::{Act, ScriptedWorker};
 use crate::{expected, push_all, read_all, run_map, units};
 
 /// Starts a lifecycle manager where another one has just been dropped.
@@ -88,80 +77,17 @@ async fn a_reader_that_waits_for_a_stage_goes_on_in_the_next_generation() {
     assert_eq!(read.unwrap(), expected(&all));
 }
 
-/// A worker whose answers to a freeze are about nothing.
-struct Forgetful {
-    freezes: Arc<Mutex<usize>>,
-}
-
-#[tonic::async_trait]
-impl Worker for Forgetful {
-    async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveReply>, Status> {
-        let reserved = v1::Reserved { outcome: v1::reserved::Outcome::Reserved.into(), handle: 1 };
-        let locations = vec![reserved; request.into_inner().locations.len()];
-        Ok(Response::new(v1::ReserveReply { locations, memory: None }))
-    }
-
-    async fn freeze(&self, _: Request<v1::FreezeRequest>) -> Result<Response<v1::FreezeReply>, Status> {
-        *self.freezes.lock() += 1;
-        Ok(Response::new(v1::FreezeReply::default()))
-    }
-
-    async fn seal(&self, _: Request<v1::SealRequest>) -> Result<Response<v1::SealReply>, Status> {
-        Ok(Response::new(v1::SealReply::default()))
-    }
-
-    async fn release(&self, _: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, Status> {
-        Ok(Response::new(v1::ReleaseReply::default()))
-    }
-
-    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleReply>, Status> {
-        Ok(Response::new(v1::SettleReply::default()))
-    }
-
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
-        Ok(Response::new(v1::DrainReply::default()))
-    }
-
-    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
-        Ok(Response::new(v1::DescribeReply::default()))
-    }
-}
-
 #[tokio::test]
 async fn a_worker_that_answers_a_commit_with_nothing_is_given_up_in_the_end() {
     let cluster = Cluster::start(0, ByteSize::mib(64)).await;
-    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (freezes, stop) = (Arc::new(Mutex::new(0)), Shutdown::new());
-    let routes = Routes::new(WorkerServer::new(Forgetful { freezes: Arc::clone(&freezes) }));
-    let served = stop.clone();
-    task::spawn(async move { grpc::serve(listener, routes, served).await });
-    let master = cluster.master.control_address().to_string();
-    let mut master = MasterClient::new(grpc::channel(&master, Duration::from_secs(5)).unwrap());
-    let register = v1::RegisterWorkerRequest {
-        cluster: "mallorn".to_owned(),
-        address: Some(v1::WorkerAddress {
-            worker: Some(WORKER.into()),
-            name: "forgetful".to_owned(),
-            incarnation: INCARNATION,
-            control: address.clone(),
-            data: address,
-            ..Default::default()
-        }),
-        memory: Some(v1::MemoryState { arena_bytes: 1 << 30, held_bytes: 0, push_free_bytes: 1 << 30 }),
-        disks: Vec::new(),
-        draining: false,
-        body_limit: BODY_BYTES_DEFAULT,
-    };
-    master.register_worker(register).await.unwrap();
-
+    let worker = ScriptedWorker::start(&cluster, 1, 0).await;
+    worker.script.lock().freeze = Act::Empty;
     let driver = cluster.driver("forgetful").await;
     let client = cluster.client(&driver).await;
     let generation = driver.register(0, 1, Some(1)).await.unwrap();
     client.start_attempt(0, 0, 0).await.unwrap().mapper_end().await.unwrap();
-    // It is not heard of by the master either, and so it is lost when its lease is over.
+    // The master hears of it all the while.
     let end = driver.stage_end(0, generation).await.unwrap();
     assert_eq!(end.lost_partitions, 1);
-    assert!(*freezes.lock() < 100);
-    stop.trigger();
+    assert!(worker.script.lock().freezes < 100);
 }

@@ -15,7 +15,8 @@ use mallorn_worker_core::fetch::{DiskPlan, ExtentPart, FetchError, MapRange};
 use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::spill::extent::Extent;
 
-use crate::memory::arena::{Slot, View};
+use super::Batches;
+use crate::memory::arena::Slot;
 use crate::memory::location::Location;
 use crate::spill::{Folder, Spill};
 
@@ -36,15 +37,7 @@ pub(super) struct DiskRead {
 /// What came of it.
 pub(super) struct Answer {
     pub(super) fetch: Fetch,
-    pub(super) read: Result<Read, DiskError>,
-}
-
-/// Batches that were read.
-#[derive(Default)]
-pub(super) struct Read {
-    pub(super) views: Vec<View>,
-    pub(super) bytes: u64,
-    pub(super) next: u64,
+    pub(super) read: Result<Batches, DiskError>,
 }
 
 /// Why nothing was read.
@@ -78,8 +71,8 @@ impl DiskRead {
         Answer { fetch: self.fetch, read: self.read().await }
     }
 
-    async fn read(&self) -> Result<Read, DiskError> {
-        let mut read = Read { next: self.plan.next, ..Read::default() };
+    async fn read(&self) -> Result<Batches, DiskError> {
+        let mut read = Batches { next: self.plan.next, ..Batches::default() };
         // Neighbours of one folder are read together; most plans are of one folder.
         let mut parts = &self.plan.parts[..];
         while let Some(first) = parts.first() {
@@ -97,7 +90,7 @@ impl DiskRead {
     }
 
     /// Asks an extent's list which batches are sent.
-    async fn select(&self, folder: &Arc<Folder>, part: &ExtentPart, read: &mut Read) -> Result<Wanted, DiskError> {
+    async fn select(&self, folder: &Arc<Folder>, part: &ExtentPart, read: &mut Batches) -> Result<Wanted, DiskError> {
         let extent = part.extent;
         let list = self
             .on(folder, move |folder, location| {
@@ -118,7 +111,7 @@ impl DiskRead {
     }
 
     /// Reads what is wanted into slots, one after the other.
-    async fn fill(&self, folder: &Arc<Folder>, wanted: Vec<Wanted>, read: &mut Read) -> Result<(), DiskError> {
+    async fn fill(&self, folder: &Arc<Folder>, wanted: Vec<Wanted>, read: &mut Batches) -> Result<(), DiskError> {
         let bytes: u64 = wanted.iter().flat_map(|wanted| &wanted.runs).map(|run| u64::from(run.end - run.start)).sum();
         if bytes == 0 {
             return Ok(());
@@ -158,7 +151,7 @@ impl DiskRead {
 }
 
 fn whole(part: &ExtentPart) -> Wanted {
-    Wanted { extent: part.extent, runs: vec![0..part.extent.length] }
+    Wanted { extent: part.extent, runs: std::iter::once(0..part.extent.length).collect() }
 }
 
 /// Fills slots one after the other; returns how much of each is filled.

@@ -159,7 +159,6 @@ impl Node {
             incarnation: incarnation.0,
             locations: locations.iter().map(|id| (*id).into()).collect(),
             durability: self.durability.to_wire(),
-            ..Default::default()
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
     }
@@ -189,7 +188,6 @@ impl Node {
             worker: Some(self.running.worker().into()),
             locations: vec![one],
             durability: self.durability.to_wire(),
-            ..Default::default()
         };
         self.control.clone().seal(request).await.unwrap().into_inner().locations[0]
     }

@@ -56,7 +56,8 @@ pub(super) async fn ask(master: SocketAddr, cluster: &str) -> BTreeMap<String, W
 async fn workers(master: SocketAddr, cluster: &str) -> Result<Vec<v1::WorkerAddress>, String> {
     let channel = grpc::channel(&master.to_string(), ASK_WITHIN).map_err(|error| error.to_string())?;
     let request = v1::DescribeClusterRequest { cluster: cluster.to_owned() };
-    let reply = MasterClient::new(channel).describe_cluster(request).await.map_err(|error| error.message().to_owned())?;
+    let reply =
+        MasterClient::new(channel).describe_cluster(request).await.map_err(|error| error.message().to_owned())?;
     let live = |worker: v1::DescribedWorker| {
         let worker = worker.worker?;
         let is_live = worker.state() != v1::resolved_worker::State::Lost;
@@ -66,12 +67,7 @@ async fn workers(master: SocketAddr, cluster: &str) -> Result<Vec<v1::WorkerAddr
 }
 
 /// Has a worker hand over everything it holds; returns the bytes of that.
-pub(super) async fn hand_over(
-    master: SocketAddr,
-    cluster: &str,
-    name: &str,
-    within: Duration,
-) -> Result<u64, String> {
+pub(super) async fn hand_over(master: SocketAddr, cluster: &str, name: &str, within: Duration) -> Result<u64, String> {
     let found = workers(master, cluster).await?.into_iter().find(|worker| worker.name == name);
     let address = found.ok_or_else(|| "the master does not know it".to_owned())?;
     let channel = grpc::channel(&address.control, ASK_WITHIN).map_err(|error| error.to_string())?;

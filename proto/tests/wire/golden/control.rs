@@ -9,30 +9,31 @@ use super::Golden;
 
 pub(super) fn golden() -> Vec<Golden> {
     let mut all = master();
+    all.extend(placement());
     all.extend(worker());
     all.extend(lifecycle());
     all
 }
 
-fn message<M: Message + Default + Debug + PartialEq + 'static>(name: &'static str, value: M) -> Golden {
+pub(super) fn message<M: Message + Default + Debug + PartialEq + 'static>(name: &'static str, value: M) -> Golden {
     let encoded = value.encode_to_vec();
     let decode = move |bytes: &[u8]| assert_eq!(M::decode(bytes).as_ref(), Ok(&value), "{name}");
     Golden { name, encoded, decode: Box::new(decode) }
 }
 
-fn cluster() -> String {
+pub(super) fn cluster() -> String {
     "blau-grün".to_owned()
 }
 
-fn application() -> Option<v1::Application> {
+pub(super) fn application() -> Option<v1::Application> {
     Some(v1::Application { name: "spark-application-1".to_owned(), instance: 0xb0b1_b2b3_b4b5_b6b7 })
 }
 
-fn worker_id() -> Option<v1::WorkerId> {
+pub(super) fn worker_id() -> Option<v1::WorkerId> {
     Some(v1::WorkerId { high: 0x0123_4567_89ab_cdef, low: 0x0011_2233_4455_6677 })
 }
 
-fn address() -> v1::WorkerAddress {
+pub(super) fn address() -> v1::WorkerAddress {
     v1::WorkerAddress {
         worker: worker_id(),
         name: "worker-0".to_owned(),
@@ -43,7 +44,7 @@ fn address() -> v1::WorkerAddress {
     }
 }
 
-fn location(epoch: u32) -> v1::LocationId {
+pub(super) fn location(epoch: u32) -> v1::LocationId {
     v1::LocationId { shuffle: 0x5152_5354, partition: 300, epoch }
 }
 
@@ -51,11 +52,11 @@ fn ranges() -> Vec<v1::Range> {
     vec![v1::Range { first: 0, end: 3 }, v1::Range { first: 300, end: u32::MAX }]
 }
 
-fn memory() -> Option<v1::MemoryState> {
+pub(super) fn memory() -> Option<v1::MemoryState> {
     Some(v1::MemoryState { arena_bytes: 1 << 31, held_bytes: 4096, push_free_bytes: 1 << 30 })
 }
 
-fn disks() -> Vec<v1::DiskState> {
+pub(super) fn disks() -> Vec<v1::DiskState> {
     let disk = |path: &str, health: v1::disk_state::Health| v1::DiskState {
         path: path.to_owned(),
         health: health as i32,
@@ -63,6 +64,31 @@ fn disks() -> Vec<v1::DiskState> {
         free_bytes: 1 << 39,
     };
     vec![disk("/data/0", v1::disk_state::Health::Healthy), disk("/data/1", v1::disk_state::Health::Failed)]
+}
+
+fn placement() -> Vec<Golden> {
+    vec![
+        message(
+            "master_place_request",
+            v1::PlaceRequest {
+                cluster: cluster(),
+                application: application(),
+                locations: 300,
+                exclude: worker_id().into_iter().collect(),
+                ..Default::default()
+            },
+        ),
+        message(
+            "master_place_reply",
+            v1::PlaceReply {
+                workers: vec![address()],
+                picks: vec![0, 0, 1, 300],
+                arena_bytes: 1 << 31,
+                held_bytes: 4096,
+                ..Default::default()
+            },
+        ),
+    ]
 }
 
 fn master() -> Vec<Golden> {
@@ -107,26 +133,6 @@ fn master() -> Vec<Golden> {
             v1::RenewApplicationRequest { cluster: cluster(), application: application(), released: ranges() },
         ),
         message(
-            "master_place_request",
-            v1::PlaceRequest {
-                cluster: cluster(),
-                application: application(),
-                locations: 300,
-                exclude: worker_id().into_iter().collect(),
-                ..Default::default()
-            },
-        ),
-        message(
-            "master_place_reply",
-            v1::PlaceReply {
-                workers: vec![address()],
-                picks: vec![0, 0, 1, 300],
-                arena_bytes: 1 << 31,
-                held_bytes: 4096,
-                ..Default::default()
-            },
-        ),
-        message(
             "master_resolve_workers_reply",
             v1::ResolveWorkersReply {
                 workers: vec![
@@ -142,12 +148,10 @@ fn master() -> Vec<Golden> {
 
 fn worker() -> Vec<Golden> {
     use v1::reserved::Outcome as Reserved;
-    use v1::sealed::Outcome as Sealed;
 
     let locations = || vec![location(0), location(300)];
     let reserved = [Reserved::Full, Reserved::Reserved, Reserved::Draining, Reserved::Closed];
-    let sealed = [Sealed::Unknown, Sealed::Sealed, Sealed::Short, Sealed::Conflict];
-    vec![
+    let mut all = vec![
         message(
             "worker_reserve_request",
             v1::ReserveRequest {
@@ -184,6 +188,16 @@ fn worker() -> Vec<Golden> {
                 ],
             },
         ),
+    ];
+    all.extend(worker_of_seals());
+    all
+}
+
+fn worker_of_seals() -> Vec<Golden> {
+    use v1::sealed::Outcome as Sealed;
+
+    let sealed = [Sealed::Unknown, Sealed::Sealed, Sealed::Short, Sealed::Conflict];
+    vec![
         message(
             "worker_seal_request",
             v1::SealRequest {

@@ -7,6 +7,7 @@
 mod batches;
 mod frames;
 mod control;
+mod copies;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -28,6 +29,7 @@ fn all() -> Vec<Golden> {
     let mut all = frames::golden();
     all.extend(batches::golden());
     all.extend(control::golden());
+    all.extend(copies::golden());
     all
 }
 

@@ -1,0 +1,160 @@
+//! Readers of two copies: where one cannot be read they go on at the other, at the same offset, and deliver everything
+//! once.
+
+use mallorn_client::ReadError;
+use mallorn_proto::id::WorkerId;
+use mallorn_proto::message::{Failure, Fetch, Kind};
+use mallorn_proto::status::Status;
+use mallorn_proto::v1;
+
+use crate::fakes::{Answer, Asked, FakeLifecycle, FakeWorker, address, location};
+use crate::nonsense::{Served, by_token, garbage, read};
+
+const OTHER: WorkerId = WorkerId(8);
+const LETTERS: &[u8] = b"aaaaaaaabbbbbbbbccccccccdddddddd";
+const GONE: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: true, away: false };
+
+fn other_address(data: &str) -> v1::WorkerAddress {
+    v1::WorkerAddress { worker: Some(OTHER.into()), name: "other".to_owned(), ..address(data) }
+}
+
+fn here(address: v1::WorkerAddress) -> v1::ResolvedLocation {
+    v1::ResolvedLocation { address: Some(address), gone: false, away: false }
+}
+
+/// A lifecycle manager that plans to read a location with two copies, the first one first.
+async fn planned(served: &Served, first: &str, second: &str) -> FakeLifecycle {
+    let driver = served.planned(first).await;
+    let mut script = driver.script.lock();
+    script.plan.workers.push(other_address(second));
+    script.plan.partitions[0].locations[0].other = 2;
+    script.resolve.workers = vec![here(address(first)), here(other_address(second))];
+    drop(script);
+    driver
+}
+
+fn fails(asked: &Asked, status: Status) -> Answer {
+    let mut header = Vec::new();
+    Failure { request: asked.request(), status, text: String::new() }.encode(&mut header);
+    (Kind::Failure as u8, header, Vec::new())
+}
+
+fn offset(asked: &Asked) -> Option<u64> {
+    (asked.kind == Kind::Fetch).then(|| Fetch::decode(&asked.header).unwrap().offset)
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_half_way_is_left_for_the_other_at_the_same_offset() {
+    type Change = fn(&Asked, Answer) -> Answer;
+    let changes: [Change; 5] = [
+        |asked, _| fails(asked, Status::NotHere),
+        |asked, _| fails(asked, Status::ShuttingDown),
+        |asked, _| fails(asked, Status::Malformed),
+        |asked, _| garbage(Kind::Fetched, asked),
+        |_, (kind, header, mut body)| {
+            *body.last_mut().unwrap() ^= 1;
+            (kind, header, body)
+        },
+    ];
+    let served = Served::letters(4);
+    let half_way = served.batches[..2].iter().map(|batch| batch.len() as u64).sum::<u64>();
+    for (number, change) in changes.into_iter().enumerate() {
+        let (rule, sound) = (served.clone(), served.clone());
+        let first = FakeWorker::start(move |asked| {
+            let answer = rule.answer(asked)?;
+            Some(if offset(asked).is_some_and(|offset| offset >= half_way) { change(asked, answer) } else { answer })
+        })
+        .await;
+        let second = FakeWorker::start(move |asked| sound.answer(asked)).await;
+        let driver = planned(&served, &first.address, &second.address).await;
+        assert_eq!(read(&driver, by_token()).await.unwrap(), LETTERS, "{number}");
+        let asked: Vec<_> = second.asked.lock().iter().filter_map(offset).collect();
+        assert_eq!((asked.len(), asked[0]), (2, half_way), "{number}");
+        assert_eq!(first.count(Kind::Fetch), 3, "{number}: it stays where it works");
+        if number + 1 < changes.len() {
+            driver.until("resolve").await;
+            let told = driver.script.lock().resolves[0].clone();
+            assert_eq!((told.workers, told.read), (vec![crate::fakes::WORKER.into()], vec![location(0, 0)]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_out_of_reach_is_no_loss_and_is_tried_last_from_then_on() {
+    let served = Served::letters(4);
+    let rule = served.clone();
+    let second = FakeWorker::start(move |asked| rule.answer(asked)).await;
+    let driver = planned(&served, "127.0.0.1:9", &second.address).await;
+    let client = driver.client(crate::fakes::hasty()).await;
+    for _ in 0..3 {
+        let mut reader = client.read(by_token()).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(batch) = reader.next().await.unwrap() {
+            bytes.extend_from_slice(&batch.data);
+        }
+        assert_eq!(bytes, LETTERS);
+    }
+    assert_eq!(client.stats().read_failovers, 1);
+}
+
+#[tokio::test]
+async fn copies_that_both_fail_are_waited_for_until_one_is_back_or_both_are_gone() {
+    let served = Served::letters(4);
+    let start = |failures: usize| {
+        let (rule, mut left) = (served.clone(), failures);
+        FakeWorker::start(move |asked| {
+            if asked.kind == Kind::Open && left > 0 {
+                left -= 1;
+                return Some(fails(asked, Status::ShuttingDown));
+            }
+            rule.answer(asked)
+        })
+    };
+    let (first, second) = (start(usize::MAX).await, start(2).await);
+    let driver = planned(&served, &first.address, &second.address).await;
+    assert_eq!(read(&driver, by_token()).await.unwrap(), LETTERS);
+
+    let (first, second) = (start(usize::MAX).await, start(usize::MAX).await);
+    let driver = planned(&served, &first.address, &second.address).await;
+    driver.script.lock().resolve.workers = vec![GONE, GONE];
+    let error = read(&driver, by_token()).await.unwrap_err();
+    assert!(matches!(error, ReadError::PartitionLost { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn both_copies_broken_at_one_place_are_a_loss() {
+    let served = Served::letters(4);
+    let start = || {
+        let rule = served.clone();
+        FakeWorker::start(move |asked| {
+            let (kind, header, mut body) = rule.answer(asked)?;
+            if offset(asked).is_some_and(|offset| offset > 0) {
+                *body.last_mut().unwrap() ^= 1;
+            }
+            Some((kind, header, body))
+        })
+    };
+    let (first, second) = (start().await, start().await);
+    let driver = planned(&served, &first.address, &second.address).await;
+    let error = read(&driver, by_token()).await.unwrap_err();
+    let ReadError::PartitionLost { why, .. } = error else { panic!("{error}") };
+    assert!(why.contains("broken"), "{why}");
+    assert_eq!((first.count(Kind::Fetch), second.count(Kind::Fetch)), (4, 3));
+}
+
+#[tokio::test]
+async fn a_location_that_was_handed_over_is_read_on_where_it_is_now() {
+    let served = Served::letters(4);
+    let half_way = served.batches[0].len() as u64;
+    let (rule, sound) = (served.clone(), served.clone());
+    let leaves = FakeWorker::start(move |asked| match offset(asked) {
+        Some(offset) if offset >= half_way => Some(fails(asked, Status::NotHere)),
+        _ => rule.answer(asked),
+    })
+    .await;
+    let taker = FakeWorker::start(move |asked| sound.answer(asked)).await;
+    let driver = served.planned(&leaves.address).await;
+    driver.script.lock().resolve.workers = vec![here(other_address(&taker.address))];
+    assert_eq!(read(&driver, by_token()).await.unwrap(), LETTERS);
+    assert_eq!(taker.asked.lock().iter().filter_map(offset).next(), Some(half_way));
+}
