@@ -22,7 +22,7 @@ pub use file::{File, OpenHow};
 pub use folder::{Entry, FileLock, Space};
 pub use lane::{Lane, LaneError};
 #[cfg(feature = "sim")]
-pub use simulated::{Conditions, DiskFaults, Latency};
+pub use simulated::{Conditions, DiskFaults, Latency, Strike};
 
 #[cfg(feature = "sim")]
 use crate::random::Random;

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use mallorn_runtime::disk::Disk;
 use mallorn_runtime::task::Shutdown;
 use parking_lot::Mutex;
 use prometheus::Registry;
+use prometheus::proto::Metric;
 
 use crate::faults::Phase;
 
@@ -27,7 +29,9 @@ struct Inner {
     doing: BTreeMap<String, String>,
     registries: BTreeMap<String, Registry>,
     drains: BTreeMap<String, Shutdown>,
+    disks: BTreeMap<String, Disk>,
     counts: BTreeMap<&'static str, u64>,
+    struck: BTreeMap<&'static str, u64>,
 }
 
 /// Something that is being done.
@@ -97,6 +101,16 @@ impl Board {
         self.inner.lock().doing.keys().any(|who| who.starts_with(prefix))
     }
 
+    /// A host has these disks, for as long as the run lasts.
+    pub(crate) fn add_disks(&self, host: &str, disk: Disk) {
+        self.inner.lock().disks.insert(host.to_owned(), disk);
+    }
+
+    /// The disks of all hosts that have some.
+    pub(crate) fn disks(&self) -> BTreeMap<String, Disk> {
+        self.inner.lock().disks.clone()
+    }
+
     /// A worker has started with these metrics. It drains when what is returned is triggered.
     pub(crate) fn started(&self, worker: &str, registry: Registry) -> Shutdown {
         let (mut inner, drain) = (self.inner.lock(), Shutdown::new());
@@ -114,11 +128,20 @@ impl Board {
 
     /// The sum of a metric's values at each worker, as its last process has it.
     pub(crate) fn metric(&self, name: &str) -> Vec<(String, f64)> {
+        self.metric_with(name, None)
+    }
+
+    /// The same of those values only that have this label.
+    pub(crate) fn metric_with(&self, name: &str, label: Option<(&str, &str)>) -> Vec<(String, f64)> {
         let registries = self.inner.lock().registries.clone();
+        let is_meant = |metric: &&Metric| {
+            let mut labels = metric.get_label().iter();
+            label.is_none_or(|(name, value)| labels.any(|label| label.name() == name && label.value() == value))
+        };
         let sum = |registry: &Registry| {
             let families = registry.gather();
             let family = families.iter().filter(|family| family.name() == name);
-            let metrics = family.flat_map(|family| family.get_metric());
+            let metrics = family.flat_map(|family| family.get_metric()).filter(is_meant);
             metrics.map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
         };
         registries.iter().map(|(worker, registry)| (worker.clone(), sum(registry))).collect()
@@ -131,6 +154,16 @@ impl Board {
 
     pub(crate) fn add(&self, what: &'static str, by: u64) {
         *self.inner.lock().counts.entry(what).or_default() += by;
+    }
+
+    /// A fault of this kind has struck.
+    pub(crate) fn struck(&self, kind: &'static str) {
+        *self.inner.lock().struck.entry(kind).or_default() += 1;
+    }
+
+    /// How often each kind of fault has struck.
+    pub(crate) fn all_struck(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.lock().struck.clone()
     }
 
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {

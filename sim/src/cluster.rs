@@ -5,15 +5,16 @@
 use std::cell::Cell;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use mallorn_master::{MasterSettings, PlacementStrategy};
+use mallorn_runtime::clock;
 use mallorn_runtime::config::{ByteSize, Span};
-use mallorn_runtime::disk::Disk;
+use mallorn_runtime::disk::{Disk, DiskFaults};
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
-use mallorn_worker::{Surroundings, WorkerConfig};
+use mallorn_worker::{StartError, Surroundings, WorkerConfig};
 use prometheus::Registry;
 use turmoil::Sim;
 
@@ -23,6 +24,8 @@ use crate::setup::{CLUSTER, MASTER_PORT, Settings, derive};
 
 const WORKER_CONTROL_PORT: u16 = 9101;
 const WORKER_DATA_PORT: u16 = 9102;
+/// Before a worker that did not start is started again.
+const START_AGAIN: Duration = Duration::from_millis(500);
 
 /// Puts all hosts into the simulation.
 pub(crate) fn add_hosts(sim: &mut Sim<'_>, world: &World) {
@@ -59,38 +62,76 @@ fn add_master(sim: &mut Sim<'_>, settings: &Settings) {
 }
 
 fn add_worker(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) {
-    let (disk, lives) = (Disk::simulated(), Rc::new(Cell::new(0)));
-    let (seed, board) = (world.seed, world.board.clone());
-    let config = WorkerConfig {
+    let disk = disks(world, name, number);
+    let (world, lives) = (world.clone(), Rc::new(Cell::new(0)));
+    let config = worker_config(&world.settings, name, number);
+    let name = name.to_owned();
+    sim.host(name.clone(), move || {
+        let (config, disk, world, name) = (config.clone(), disk.clone(), world.clone(), name.clone());
+        let life = next(&lives);
+        async move {
+            for tries in 0.. {
+                let registry = Registry::new();
+                let surroundings = Surroundings {
+                    cluster: CLUSTER.to_owned(),
+                    body_limit_bytes: world.settings.body_limit_bytes,
+                    disk: disk.clone(),
+                    random: Random::seeded(derive(world.seed, "worker", &[number, life, tries])),
+                    registry: registry.clone(),
+                };
+                match mallorn_worker::start(config.clone(), surroundings).await {
+                    Ok(running) => {
+                        world.board.started(&name, registry).wait().await;
+                        running.stop().await;
+                        return Ok(());
+                    }
+                    Err(error) => does_not_start(&world, &name, &disk, &error),
+                }
+                clock::sleep(START_AGAIN).await;
+            }
+            Ok(())
+        }
+    });
+}
+
+fn worker_config(settings: &Settings, name: &str, number: u32) -> WorkerConfig {
+    WorkerConfig {
         name: Some(name.to_owned()),
         master: format!("master:{MASTER_PORT}"),
         control_listen: any_address(WORKER_CONTROL_PORT),
         data_listen: any_address(WORKER_DATA_PORT),
         admin_listen: None,
         advertised_host: Some(name.to_owned()),
-        data_folders: vec![PathBuf::from("/data")],
-        memory: ByteSize::mib(world.settings.arenas_mib[number as usize]),
+        data_folders: settings.disks.folders(),
+        memory: ByteSize::mib(settings.arenas_mib[number as usize]),
+        soft_split: ByteSize(settings.soft_split_bytes),
+        hard_split: ByteSize(settings.hard_split_bytes),
         ..WorkerConfig::default()
+    }
+}
+
+/// Disks that outlive the worker's processes.
+fn disks(world: &World, name: &str, number: u32) -> Disk {
+    let disk = Disk::simulated_with(Random::seeded(derive(world.seed, "disk", &[number])));
+    let disks = world.settings.disks;
+    if let Some(faults) = disk.faults() {
+        disks.folders().iter().for_each(|folder| faults.change(folder, |conditions| *conditions = disks.in_order()));
+    }
+    world.board.add_disks(name, disk.clone());
+    disk
+}
+
+/// A worker may refuse to start while something is wrong with its disks; whoever supervises it starts it again.
+fn does_not_start(world: &World, name: &str, disk: &Disk, error: &StartError) {
+    world.trace.say(format_args!("{name} does not start: {error}"));
+    world.board.count("workers that did not start");
+    let disks = world.settings.disks;
+    let is_in_order = |faults: DiskFaults| {
+        disks.folders().iter().all(|folder| faults.conditions(folder) == disks.in_order())
     };
-    let (body_limit_bytes, name) = (world.settings.body_limit_bytes, name.to_owned());
-    sim.host(name.clone(), move || {
-        let (config, disk, board, name) = (config.clone(), disk.clone(), board.clone(), name.clone());
-        let life = next(&lives);
-        async move {
-            let registry = Registry::new();
-            let surroundings = Surroundings {
-                cluster: CLUSTER.to_owned(),
-                body_limit_bytes,
-                disk,
-                random: Random::seeded(derive(seed, "worker", &[number, life])),
-                registry: registry.clone(),
-            };
-            let running = mallorn_worker::start(config, surroundings).await?;
-            board.started(&name, registry).wait().await;
-            running.stop().await;
-            Ok(())
-        }
-    });
+    if disk.faults().is_some_and(is_in_order) {
+        world.oracle.violated(format_args!("{name} does not start, and its disks are in order: {error}"));
+    }
 }
 
 fn add_executor(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) -> Queue {

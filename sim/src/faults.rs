@@ -3,14 +3,22 @@
 //! Owns the faults, when they strike, and how they are taken back. Does not own which ones a scenario draws. Times are
 //! anchored at the phases of the job, so that a fault strikes what it is meant to strike whatever the latencies are.
 
+mod disk;
+
 use std::fmt;
 use std::time::Duration;
+
+use mallorn_runtime::disk::Disk;
+use mallorn_runtime::random::Random;
 
 use turmoil::Sim;
 
 use crate::board::Board;
 use crate::engine::World;
+use crate::setup::{Disks, derive};
 use crate::trace::Trace;
+
+pub(crate) use disk::{Target, Trouble, files, met};
 
 /// What the job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +46,12 @@ pub(crate) enum Kind {
     Crash { host: String, vanishes: bool, back_after_ms: u64 },
     /// A worker is told to end, and drains first.
     Drain { host: String, back_after_ms: u64 },
+    /// The machine of a worker loses power: the process dies, and of its files what was not synced may be gone.
+    Power { host: String, back_after_ms: u64 },
+    /// One of a worker's disks is in trouble.
+    Disk { host: String, number: u32, trouble: Trouble, for_ms: u64 },
+    /// A bit of a file on a worker's disks is another one, for good; which is picked by a number.
+    Flip { host: String, target: Target, pick: u64 },
     /// Nothing passes between two hosts; what is under way is lost.
     Cut { one: String, other: String, for_ms: u64 },
     /// Nothing passes from one host to the other; the way back is open.
@@ -46,6 +60,50 @@ pub(crate) enum Kind {
     Hold { one: String, other: String, for_ms: u64 },
     /// Messages take up to this long.
     Slow { latency_max_ms: u64, for_ms: u64 },
+}
+
+impl Kind {
+    /// What reports count it as.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Crash { .. } => "crash",
+            Self::Drain { .. } => "drain",
+            Self::Power { .. } => "power",
+            Self::Disk { trouble, .. } => trouble.name(),
+            Self::Flip { target: Target::Segment, .. } => "flip in a segment",
+            Self::Flip { target: Target::Records, .. } => "flip in records",
+            Self::Cut { .. } => "cut",
+            Self::CutOneWay { .. } => "cut one way",
+            Self::Hold { .. } => "hold",
+            Self::Slow { .. } => "slow network",
+        }
+    }
+
+    fn lasts_ms(&self) -> u64 {
+        match self {
+            Self::Crash { back_after_ms: ms, .. }
+            | Self::Drain { back_after_ms: ms, .. }
+            | Self::Power { back_after_ms: ms, .. }
+            | Self::Disk { for_ms: ms, .. }
+            | Self::Cut { for_ms: ms, .. }
+            | Self::CutOneWay { for_ms: ms, .. }
+            | Self::Hold { for_ms: ms, .. }
+            | Self::Slow { for_ms: ms, .. } => *ms,
+            Self::Flip { .. } => 0,
+        }
+    }
+
+    /// The worker it strikes, and no one else.
+    pub(crate) fn worker(&self) -> Option<&str> {
+        match self {
+            Self::Crash { host, .. }
+            | Self::Drain { host, .. }
+            | Self::Power { host, .. }
+            | Self::Disk { host, .. }
+            | Self::Flip { host, .. } => Some(host).filter(|host| host.starts_with("worker")).map(String::as_str),
+            Self::Cut { .. } | Self::CutOneWay { .. } | Self::Hold { .. } | Self::Slow { .. } => None,
+        }
+    }
 }
 
 /// One fault.
@@ -83,6 +141,13 @@ impl fmt::Display for Kind {
                 write!(f, "crash {host} without a sign, started again after {back_after_ms} ms")
             }
             Self::Drain { host, back_after_ms } => write!(f, "drain {host}, started again after {back_after_ms} ms"),
+            Self::Power { host, back_after_ms } => {
+                write!(f, "{host} loses power, started again after {back_after_ms} ms")
+            }
+            Self::Disk { host, number, trouble, for_ms } => {
+                write!(f, "{host}, disk {number} for {for_ms} ms: {trouble}")
+            }
+            Self::Flip { host, target, pick } => write!(f, "{host}: a bit of its {target:?} flips ({pick})"),
             Self::Cut { one, other, for_ms } => write!(f, "cut {one} off from {other} for {for_ms} ms"),
             Self::CutOneWay { from, to, for_ms } => write!(f, "cut the way from {from} to {to} for {for_ms} ms"),
             Self::Hold { one, other, for_ms } => write!(f, "hold what {one} and {other} send for {for_ms} ms"),
@@ -124,6 +189,9 @@ pub(crate) struct Injector {
     undo: Vec<(Duration, Kind)>,
     healed: bool,
     hosts: Vec<String>,
+    disks: Disks,
+    /// What a loss of power leaves.
+    power: Random,
     board: Board,
     trace: Trace,
 }
@@ -139,6 +207,8 @@ impl Injector {
             undo: Vec::new(),
             healed: false,
             hosts: world.settings.hosts(),
+            disks: world.settings.disks,
+            power: Random::seeded(derive(world.seed, "power", &[])),
             board: world.board.clone(),
             trace: world.trace.clone(),
         }
@@ -187,42 +257,47 @@ impl Injector {
     }
 
     fn strike(&mut self, sim: &mut Sim<'_>, kind: Kind, now: Duration) {
-        let for_ms = match &kind {
-            Kind::Crash { host, .. } | Kind::Drain { host, .. } if !sim.is_host_running(host.as_str()) => {
-                return self.trace.say(format_args!("not struck, it is down: {kind}"));
+        let Some(for_ms) = self.begin(sim, &kind) else {
+            return self.trace.say(format_args!("not struck, there is nothing to strike: {kind}"));
+        };
+        self.trace.say(format_args!("struck: {kind}"));
+        self.board.struck(kind.name());
+        self.undo.push((now + Duration::from_millis(for_ms), kind));
+    }
+
+    /// Does it; says how long it lasts, or that there was nothing to strike.
+    fn begin(&self, sim: &mut Sim<'_>, kind: &Kind) -> Option<u64> {
+        let mut is_down = |host: &str| !sim.is_host_running(host);
+        match kind {
+            Kind::Crash { host, .. } | Kind::Drain { host, .. } | Kind::Power { host, .. } if is_down(host) => {
+                return None;
             }
-            Kind::Drain { host, back_after_ms } => {
-                self.board.drain(host);
-                *back_after_ms
-            }
-            Kind::Crash { host, vanishes, back_after_ms } => {
+            Kind::Drain { host, .. } => self.board.drain(host),
+            Kind::Crash { host, vanishes, .. } => {
                 if *vanishes {
                     // What the dying process sends to its peers gets lost with the link; both are back together.
                     self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
                 }
                 sim.crash(host.as_str());
-                *back_after_ms
             }
-            Kind::Cut { one, other, for_ms } => {
-                sim.partition(one.as_str(), other.as_str());
-                *for_ms
+            Kind::Power { host, .. } => {
+                self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
+                sim.crash(host.as_str());
+                self.disk(host)?.faults()?.lose_power(&self.power);
             }
-            Kind::CutOneWay { from, to, for_ms } => {
-                sim.partition_oneway(from.as_str(), to.as_str());
-                *for_ms
+            Kind::Disk { host, number, trouble, .. } => {
+                disk::begin(&self.disk(host)?, self.disks.folders().get(*number as usize)?, *trouble);
             }
-            Kind::Hold { one, other, for_ms } => {
-                sim.hold(one.as_str(), other.as_str());
-                *for_ms
+            Kind::Flip { host, target, pick } => {
+                let flipped = disk::flip_bit(&self.disk(host)?, self.disks, *target, *pick)?;
+                self.trace.say(format_args!("flips {flipped}"));
             }
-            Kind::Slow { latency_max_ms, for_ms } => {
-                sim.set_max_message_latency(Duration::from_millis(*latency_max_ms));
-                *for_ms
-            }
-        };
-        self.trace.say(format_args!("struck: {kind}"));
-        self.board.count("faults struck");
-        self.undo.push((now + Duration::from_millis(for_ms), kind));
+            Kind::Cut { one, other, .. } => sim.partition(one.as_str(), other.as_str()),
+            Kind::CutOneWay { from, to, .. } => sim.partition_oneway(from.as_str(), to.as_str()),
+            Kind::Hold { one, other, .. } => sim.hold(one.as_str(), other.as_str()),
+            Kind::Slow { latency_max_ms, .. } => sim.set_max_message_latency(Duration::from_millis(*latency_max_ms)),
+        }
+        Some(kind.lasts_ms())
     }
 
     fn take_back(&self, sim: &mut Sim<'_>, kind: &Kind) {
@@ -234,6 +309,18 @@ impl Injector {
                 sim.bounce(host.as_str());
             }
             Kind::Drain { host, .. } => sim.bounce(host.as_str()),
+            Kind::Power { host, .. } => {
+                self.peers(host).for_each(|peer| sim.repair(host.as_str(), peer));
+                sim.bounce(host.as_str());
+            }
+            Kind::Disk { host, number, .. } => {
+                if let Some(disk) = self.disk(host)
+                    && let Some(folder) = self.disks.folders().get(*number as usize)
+                {
+                    disk::put_in_order(&disk, folder, self.disks);
+                }
+            }
+            Kind::Flip { .. } => {}
             Kind::Cut { one, other, .. } => sim.repair(one.as_str(), other.as_str()),
             Kind::CutOneWay { from, to, .. } => sim.repair_oneway(from.as_str(), to.as_str()),
             Kind::Hold { one, other, .. } => sim.release(one.as_str(), other.as_str()),
@@ -243,6 +330,22 @@ impl Injector {
 
     fn peers<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
         self.hosts.iter().map(String::as_str).filter(move |peer| *peer != host)
+    }
+
+    fn disk(&self, host: &str) -> Option<Disk> {
+        self.board.disks().remove(host)
+    }
+
+    /// A worker gives a disk up for good when it fails; whoever runs it has mended that now, and starts it again.
+    fn restart_where_disks_failed(&self, sim: &mut Sim<'_>) {
+        for (host, failed) in self.board.metric_with("mallorn_worker_disk_health", Some(("health", "failed"))) {
+            if failed > 0.0 && sim.is_host_running(host.as_str()) {
+                self.trace.say(format_args!("{host} is started again, for its disks"));
+                self.board.count("workers started again for their disks");
+                sim.crash(host.as_str());
+                sim.bounce(host.as_str());
+            }
+        }
     }
 
     fn heal(&mut self, sim: &mut Sim<'_>) {
@@ -258,5 +361,6 @@ impl Injector {
                 sim.repair(one.as_str(), other.as_str());
             }
         }
+        self.restart_where_disks_failed(sim);
     }
 }

@@ -7,7 +7,7 @@
 //! | what a seed draws | `scenario`, `setup`, `faults` |
 //! | the machines and what runs on them | `cluster` |
 //! | the engine: driver, map attempts, readers | `job`, `engine`, `workload` |
-//! | the verdict | `oracle` |
+//! | the verdict | `oracle`, `promise` |
 //! | the same seed twice, the same bytes | `check`, `trace`, `entropy` |
 
 mod board;
@@ -19,6 +19,7 @@ mod entropy;
 mod faults;
 mod job;
 mod oracle;
+mod promise;
 mod run;
 mod scenario;
 mod setup;

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use mallorn_runtime::disk::Disk;
 use turmoil::Builder;
 
 use crate::board::Board;
 use crate::cluster;
 use crate::engine::{Sabotage, World};
-use crate::faults::Injector;
+use crate::faults::{self, Injector};
 use crate::oracle::{Checked, Oracle};
+use crate::promise;
 use crate::scenario::Scenario;
 use crate::setup::Setup;
 use crate::trace::{self, Trace};
@@ -26,6 +28,20 @@ const PROGRESS_WITHIN: Duration = Duration::from_secs(180);
 /// Segments under way in one direction of a connection, and connections that wait to be accepted.
 const TCP_SEGMENTS: usize = 256;
 
+/// What the last processes of the workers counted.
+const METRICS: [(&str, &str); 7] = [
+    ("workers that registered again", "mallorn_worker_register_again_total"),
+    ("bytes spilled", "mallorn_worker_spilled_bytes_total"),
+    ("bytes read from disk", "mallorn_worker_fetch_disk_bytes_total"),
+    ("splits", "mallorn_worker_splits_total"),
+    ("replicas that failed", "mallorn_worker_replica_failures_total"),
+    ("locations found whole", "mallorn_worker_restored_locations_total"),
+    ("locations found lost", "mallorn_worker_lost_locations_total"),
+];
+
+/// What the job counts when data is lost.
+const LOSSES: [&str; 2] = ["partitions lost", "stages that ended with a loss"];
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
@@ -37,6 +53,8 @@ pub(crate) struct Report {
     pub(crate) checked: Checked,
     /// What it met on the way.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Faults that struck, by kind.
+    pub(crate) struck: BTreeMap<&'static str, u64>,
     /// Simulated.
     pub(crate) took: Duration,
     pub(crate) trace: String,
@@ -66,6 +84,12 @@ fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report
     let (took, failure) = trace.record(|| simulate(&setup, &world));
     let mut wrong = oracle.violations();
     wrong.extend(failure);
+    let counts = board.counts();
+    if let Some(why) = promise::nothing_lost(&setup)
+        && LOSSES.iter().any(|loss| counts.contains_key(loss))
+    {
+        wrong.push(format!("something was lost, but {why}"));
+    }
     wrong.extend(trace::take_panics().into_iter().map(|panic| format!("panic: {panic}")));
     wrong.iter().for_each(|wrong| trace.say(wrong));
     Report {
@@ -74,7 +98,8 @@ fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report
         setup,
         wrong,
         checked: oracle.checked(),
-        counts: board.counts(),
+        counts,
+        struck: board.all_struck(),
         took,
         trace: trace.text(),
     }
@@ -119,8 +144,13 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
             break Some(format!("no end {PROGRESS_WITHIN:?} after all was healed; what is being done:\n{doing}"));
         }
     };
-    let again = world.board.metric("mallorn_worker_register_again_total");
-    world.board.add("workers that registered again", again.iter().map(|(_, count)| *count as u64).sum());
+    for (what, name) in METRICS {
+        let all = world.board.metric(name);
+        world.board.add(what, all.iter().map(|(_, count)| *count as u64).sum());
+    }
+    for faults in world.board.disks().values().filter_map(Disk::faults) {
+        faults.struck().into_iter().for_each(|(strike, times)| world.board.add(faults::met(strike), times));
+    }
     (sim.elapsed(), failure)
 }
 
@@ -135,6 +165,7 @@ impl fmt::Display for Report {
              {reads_whole} whole, {reads_failed} failed; attempts: {winners} won, {losers} lost",
             self.took.as_secs_f64()
         )?;
-        self.counts.iter().try_for_each(|(what, count)| write!(f, "; {what}: {count}"))
+        self.struck.iter().try_for_each(|(what, count)| write!(f, "; struck {what}: {count}"))?;
+        self.counts.iter().filter(|(_, count)| **count > 0).try_for_each(|(what, count)| write!(f, "; {what}: {count}"))
     }
 }

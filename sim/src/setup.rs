@@ -5,8 +5,11 @@
 
 use std::fmt;
 use std::hash::Hasher as _;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use mallorn_client::{ClientConfig, Compression, LifecycleConfig};
+use mallorn_client::{ClientConfig, Compression, Durability, LifecycleConfig, ShuffleOptions};
+use mallorn_runtime::disk::{Conditions, Latency as DiskLatency};
 use mallorn_runtime::config::{ByteSize, Span};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -37,6 +40,9 @@ pub(crate) struct Setup {
 pub(crate) struct Settings {
     /// The arena of each worker.
     pub(crate) arenas_mib: Vec<u64>,
+    pub(crate) disks: Disks,
+    pub(crate) soft_split_bytes: u64,
+    pub(crate) hard_split_bytes: u64,
     /// Processes that run maps, and that read.
     pub(crate) mappers: u32,
     pub(crate) reducers: u32,
@@ -55,6 +61,46 @@ pub(crate) struct Settings {
     pub(crate) latency: Latency,
 }
 
+/// The data folders of each worker, every one on a disk of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disks {
+    pub(crate) count: u32,
+    /// Room of each, if it is scarce.
+    pub(crate) capacity_mib: Option<u64>,
+    /// How long an operation takes at most, while no fault slows it.
+    pub(crate) latency_max_ms: u64,
+}
+
+impl Disks {
+    /// Where they are mounted.
+    pub(crate) fn folders(self) -> Vec<PathBuf> {
+        (0..self.count).map(|number| PathBuf::from(format!("/disk-{number}"))).collect()
+    }
+
+    /// How each is while nothing is wrong with it.
+    pub(crate) fn in_order(self) -> Conditions {
+        let max = Duration::from_millis(self.latency_max_ms);
+        Conditions {
+            capacity_bytes: self.capacity_mib.map(|mib| mib * 1024 * 1024),
+            latency: DiskLatency { min: Duration::ZERO, max },
+            ..Conditions::default()
+        }
+    }
+}
+
+/// How well a shuffle is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) copies: u32,
+    pub(crate) durability: Durability,
+}
+
+impl From<Kept> for ShuffleOptions {
+    fn from(Kept { copies, durability }: Kept) -> Self {
+        Self { copies: Some(copies), durability: Some(durability) }
+    }
+}
+
 /// Which kind of job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobKind {
@@ -68,14 +114,15 @@ pub(crate) enum JobKind {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobShape {
     pub(crate) kind: JobKind,
-    pub(crate) shuffles: u32,
+    /// Each shuffle, by its number.
+    pub(crate) shuffles: Vec<Kept>,
     pub(crate) partitions: u32,
     pub(crate) maps: u32,
     /// Units that each map pushes.
     pub(crate) units: u32,
     pub(crate) sizes: UnitSizes,
     /// Attempts of each map that run at once.
-    pub(crate) copies: u32,
+    pub(crate) at_once: u32,
     /// In a hundred attempts, how many give up half-way.
     pub(crate) abandoned_percent: u32,
     /// In a hundred pushes and reads, how many are dropped while they wait, and made again.
@@ -123,6 +170,7 @@ impl Settings {
             attempt_lease: Span::millis(self.attempt_lease_ms),
             wait_for_return: Span::millis(self.wait_for_return_ms),
             place_within: Span::seconds(5),
+            ..LifecycleConfig::default()
         }
     }
 }

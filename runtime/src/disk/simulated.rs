@@ -28,7 +28,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use self::faults::{Conditions, DiskFaults, Latency};
+pub use self::faults::{Conditions, DiskFaults, Latency, Strike};
 
 /// A disk of which nothing else was said has this much room.
 const CAPACITY_BYTES: u64 = 1 << 40;
@@ -54,6 +54,8 @@ struct State {
     locks_taken: u64,
     boots: u64,
     random: Random,
+    /// Operations that a condition made fail or wait.
+    struck: BTreeMap<Strike, u64>,
 }
 
 /// What an operation does, as far as that decides whether it works.
@@ -88,19 +90,27 @@ impl State {
         path.ancestors().find_map(|folder| self.conditions.get(folder)).cloned().unwrap_or_default()
     }
 
-    fn check(&self, path: &Path, operation: Operation) -> io::Result<()> {
+    fn check(&mut self, path: &Path, operation: Operation) -> io::Result<()> {
         let conditions = self.conditions(path);
-        if conditions.vanished {
-            return Err(Errno::NOENT.into());
-        }
-        let answer = match operation {
-            Operation::Write if conditions.read_only => Errno::ROFS,
-            Operation::Write if conditions.fails_writes => Errno::IO,
-            Operation::Read if conditions.fails_reads => Errno::IO,
-            Operation::Sync if conditions.fails_syncs => Errno::IO,
+        let (strike, answer) = match operation {
+            _ if conditions.vanished => (Strike::Vanished, Errno::NOENT),
+            Operation::Write if conditions.read_only => (Strike::ReadOnly, Errno::ROFS),
+            Operation::Write if conditions.fails_writes => (Strike::Write, Errno::IO),
+            Operation::Read if conditions.fails_reads => (Strike::Read, Errno::IO),
+            Operation::Sync if conditions.fails_syncs => (Strike::Sync, Errno::IO),
             Operation::Look | Operation::Read | Operation::Write | Operation::Sync => return Ok(()),
         };
+        self.strike(strike);
         Err(answer.into())
+    }
+
+    fn strike(&mut self, strike: Strike) {
+        *self.struck.entry(strike).or_default() += 1;
+    }
+
+    fn full(&mut self) -> io::Error {
+        self.strike(Strike::Full);
+        Errno::NOSPC.into()
     }
 
     /// The room of the disk that a path is on: that of the nearest folder above of which a capacity was said.
@@ -121,6 +131,7 @@ impl Tree {
             locks_taken: 0,
             boots: 1,
             random,
+            struck: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
@@ -138,11 +149,18 @@ impl Tree {
         if !latency.is_zero() {
             clock::sleep(latency).await;
         }
+        let mut has_hung = false;
         loop {
             // Made before the question is asked: a change between the two is not missed.
             let changed = self.changed.notified();
-            if !self.state.lock().conditions(folder).hung {
-                return;
+            {
+                let mut state = self.state.lock();
+                if !state.conditions(folder).hung {
+                    return;
+                }
+                if !std::mem::replace(&mut has_hung, true) {
+                    state.strike(Strike::Hung);
+                }
             }
             changed.await;
         }
@@ -172,7 +190,7 @@ impl Tree {
         state.check(path, Operation::Write).map_err(write)?;
         state.names.check_place(path).map_err(write)?;
         if state.space(path).free_bytes < bytes.len() as u64 {
-            return Err(write(Errno::NOSPC.into()));
+            return Err(write(state.full()));
         }
         state.check(path, Operation::Sync).map_err(|error| (ReplaceStep::Sync, error))?;
         state.names.link(path, Arc::new(Inode::synced(bytes))).map_err(write)?;
@@ -181,7 +199,7 @@ impl Tree {
     }
 
     pub(super) fn open_read(&self, path: &Path) -> io::Result<Content> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.check(path, Operation::Read)?;
         Ok(Cursor::new(state.names.file(path)?.content()))
     }
@@ -219,7 +237,7 @@ impl Tree {
     }
 
     pub(super) fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.check(folder, Operation::Read)?;
         state.names.list(folder)
     }
@@ -233,7 +251,7 @@ impl Tree {
     }
 
     pub(super) fn space(&self, folder: &Path) -> io::Result<Space> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.check(folder, Operation::Look)?;
         state.names.check_folder(folder)?;
         Ok(state.space(folder))

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_runtime::disk::Disk;
 use mallorn_runtime::{clock, grpc};
 
 use super::{AGAIN, Job};
 use crate::board::Doing;
 use crate::engine::Task;
+use crate::faults;
 use crate::setup::{CLUSTER, MASTER_PORT};
 
 /// How long one question to the master may take.
@@ -33,6 +35,9 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
         held.sum()
     })
     .await;
+    let disks = job.world.settings.disks;
+    let files = |(host, disk): (String, Disk)| (host, faults::files(&disk, disks).len() as f64);
+    until_zero(&audit, "files", || board.disks().into_iter().map(files).collect()).await;
     job.mappers.iter().chain(&job.reducers).for_each(|queue| queue.push(Task::Leave));
     clock::sleep(Duration::from_secs(2)).await;
     audit.now("waits for tasks of the driver that were left to themselves");

@@ -75,8 +75,8 @@ impl Map {
         let mut random = random(world.seed, "map", &[self.shuffle, self.map, first]);
         let mut next_attempt = first;
         loop {
-            let mut outcomes = self.start(next_attempt..next_attempt + world.shape.copies);
-            next_attempt += world.shape.copies;
+            let mut outcomes = self.start(next_attempt..next_attempt + world.shape.at_once);
+            next_attempt += world.shape.at_once;
             // The first that says how the map has ended is enough; whoever still runs is left to find out.
             while let Some((attempt, outcome)) = outcomes.recv().await {
                 if let Some(came_out) = self.came_out(outcome) {

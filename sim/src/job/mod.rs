@@ -25,7 +25,7 @@ use tokio::task::JoinError;
 use crate::board::Doing;
 use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Task, World};
 use crate::faults::Phase;
-use crate::setup::{APPLICATION, JobKind, derive, random};
+use crate::setup::{APPLICATION, JobKind, Kept, derive, random};
 
 /// Before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -54,7 +54,7 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
     let whole = task::spawn(async move {
         let manager = start(&world).await;
         let job = Arc::new(Job { world, manager, mappers, reducers, next_read: Mutex::new(0) });
-        let numbers = 0..job.world.shape.shuffles;
+        let numbers = 0..job.world.shape.shuffles.len() as u32;
         let running: Vec<_> = numbers.map(|number| task::spawn(run_shuffle(Arc::clone(&job), number))).collect();
         for shuffle in running {
             shuffle.await?;
@@ -109,6 +109,10 @@ impl Shuffle {
 
     fn random(&self) -> StdRng {
         random(self.job.world.seed, "shuffle", &[self.number])
+    }
+
+    fn kept(&self) -> Kept {
+        self.job.world.shape.shuffles[self.number as usize]
     }
 
     async fn release(&self) {

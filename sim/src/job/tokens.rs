@@ -44,7 +44,8 @@ pub(super) async fn run(shuffle: &Shuffle) {
 
 async fn register(shuffle: &Shuffle) {
     let job = &shuffle.job;
-    while let Err(error) = job.manager.register(shuffle.number, job.world.shape.partitions, None).await {
+    let (partitions, options) = (job.world.shape.partitions, shuffle.kept().into());
+    while let Err(error) = job.manager.register_with(shuffle.number, partitions, None, options).await {
         job.must_be_out_of_reach("register", &error);
         clock::sleep(AGAIN).await;
     }

@@ -40,8 +40,9 @@ pub(super) async fn run(shuffle: &Shuffle) {
 
 async fn register(shuffle: &Shuffle) -> Generation {
     let job = &shuffle.job;
+    let (shape, options) = (&job.world.shape, shuffle.kept().into());
     loop {
-        match job.manager.register(shuffle.number, job.world.shape.partitions, Some(job.world.shape.maps)).await {
+        match job.manager.register_with(shuffle.number, shape.partitions, Some(shape.maps), options).await {
             Ok(generation) => return generation,
             Err(error) => job.must_be_out_of_reach("register", &error),
         }

@@ -2,21 +2,26 @@
 //!
 //! Owns their names, and what is common to their drawing. What can be drawn stands in `setup` and `faults`.
 
+mod copies;
 mod crash;
+mod disk;
+mod drain;
 mod full;
 mod network;
+mod power;
+mod split;
 mod tokens;
 
 use std::fmt;
 use std::str::FromStr;
 
-use mallorn_client::Compression;
+use mallorn_client::{Compression, Durability};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use crate::faults::{At, Latency, Phase};
-use crate::setup::{JobKind, JobShape, Settings, Setup, random};
+use crate::setup::{Disks, JobKind, JobShape, Kept, Settings, Setup, random};
 use crate::workload::UnitSizes;
 
 /// A family of runs.
@@ -30,10 +35,30 @@ pub(crate) enum Scenario {
     Tokens,
     /// More data than the arenas hold, in several shuffles.
     Full,
+    /// Disks are full, fail, hang, are slow; bits flip.
+    Disk,
+    /// Machines of workers lose power.
+    Power,
+    /// Two copies of everything: workers crash at any moment, and links between them are cut.
+    Copies,
+    /// Locations are split all the time, and every map runs twice at once.
+    Split,
+    /// Workers are told to end, and come back, at any moment.
+    Drain,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 4] = [Self::Crash, Self::Network, Self::Tokens, Self::Full];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Crash,
+        Self::Network,
+        Self::Tokens,
+        Self::Full,
+        Self::Disk,
+        Self::Power,
+        Self::Copies,
+        Self::Split,
+        Self::Drain,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -41,6 +66,11 @@ impl Scenario {
             Self::Network => "network",
             Self::Tokens => "tokens",
             Self::Full => "full",
+            Self::Disk => "disk",
+            Self::Power => "power",
+            Self::Copies => "copies",
+            Self::Split => "split",
+            Self::Drain => "drain",
         }
     }
 
@@ -50,7 +80,12 @@ impl Scenario {
             Self::Crash => "workers crash while maps run, between commit and read, and during reads",
             Self::Network => "messages are lost, delayed and held, links are cut; every map runs twice at once",
             Self::Tokens => "shuffles without a map count, read by tokens; crashes, and only lost maps run again",
-            Self::Full => "more data than the arenas hold: hard splits, no space, space that comes back",
+            Self::Full => "more data than arenas and disks hold: hard splits, no space, space that comes back",
+            Self::Disk => "disks are full, fail, hang, are slow, vanish; bits of their files flip",
+            Self::Power => "machines of workers lose power: what was synced is there again, nothing else is believed",
+            Self::Copies => "two copies of everything; workers crash, links between them are cut and held",
+            Self::Split => "tiny soft and hard limits, merged pushes, replaced epochs, losers that push on",
+            Self::Drain => "workers are told to end and come back while maps push and commit and readers read",
         }
     }
 
@@ -62,6 +97,11 @@ impl Scenario {
             Self::Network => network::draw(&mut random),
             Self::Tokens => tokens::draw(&mut random),
             Self::Full => full::draw(&mut random),
+            Self::Disk => disk::draw(&mut random),
+            Self::Power => power::draw(&mut random),
+            Self::Copies => copies::draw(&mut random),
+            Self::Split => split::draw(&mut random),
+            Self::Drain => drain::draw(&mut random),
         }
     }
 }
@@ -91,8 +131,12 @@ impl FromStr for Scenario {
 /// Settings for small data: batches, arenas and leases are as short as they may be.
 fn small_settings(random: &mut StdRng) -> Settings {
     let body_limit_bytes = 64 * 1024;
+    let (soft_split_bytes, hard_split_bytes) = split_limits(random);
     Settings {
         arenas_mib: vec![16; 3],
+        disks: Disks { count: random.random_range(1..=2), capacity_mib: None, latency_max_ms: random.random_range(0..8) },
+        soft_split_bytes,
+        hard_split_bytes,
         mappers: 2,
         reducers: 2,
         body_limit_bytes,
@@ -111,16 +155,28 @@ fn small_settings(random: &mut StdRng) -> Settings {
     }
 }
 
+/// Often so large that nothing is split, else so small that whole partitions, or a few batches, are too much.
+fn split_limits(random: &mut StdRng) -> (u64, u64) {
+    let limits = [(1 << 30, 4 << 30), (1 << 30, 4 << 30), (200 * 1024, 1024 * 1024), (24 * 1024, 96 * 1024)];
+    *limits.choose(random).unwrap_or(&limits[0])
+}
+
+fn kept(random: &mut StdRng) -> Kept {
+    let levels = [Durability::Memory, Durability::Written, Durability::Written, Durability::Synced];
+    let durability = *levels.choose(random).unwrap_or(&Durability::Written);
+    Kept { copies: random.random_range(1..=2), durability }
+}
+
 /// A job of a few hundred units.
 fn small_job(kind: JobKind, random: &mut StdRng) -> JobShape {
     JobShape {
         kind,
-        shuffles: random.random_range(1..=2),
+        shuffles: (0..random.random_range(1..=2)).map(|_| kept(random)).collect(),
         partitions: random.random_range(1..=12),
         maps: random.random_range(1..=8),
         units: random.random_range(2..=150),
         sizes: UnitSizes { usual_bytes: 600, largest_bytes: 60_000, large_percent: 3, empty_percent: 5 },
-        copies: 1,
+        at_once: 1,
         abandoned_percent: *[0, 0, 20].choose(random).unwrap_or(&0),
         dropped_percent: *[0, 5, 20].choose(random).unwrap_or(&0),
         pause_max_ms: *[0, 5, 20, 60].choose(random).unwrap_or(&0),

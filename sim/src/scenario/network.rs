@@ -10,7 +10,7 @@ use crate::setup::{JobKind, JobShape, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let settings = small_settings(random);
-    let job = JobShape { copies: 2, ..small_job(JobKind::Winners, random) };
+    let job = JobShape { at_once: 2, ..small_job(JobKind::Winners, random) };
     let mut faults = Vec::new();
     for _ in 0..random.random_range(1..=5) {
         let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);

@@ -11,7 +11,7 @@ use crate::setup::{JobKind, JobShape, Setup};
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let settings = small_settings(random);
     let shape = small_job(JobKind::Tokens, random);
-    let job = JobShape { copies: random.random_range(1..=2), reads_early: false, ..shape };
+    let job = JobShape { at_once: random.random_range(1..=2), reads_early: false, ..shape };
     let mut faults = Vec::new();
     for _ in 0..random.random_range(1..=3) {
         let host = any(&settings.workers(), random);

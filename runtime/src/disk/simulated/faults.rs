@@ -2,6 +2,7 @@
 //!
 //! Owns the conditions, and the losses that no condition takes back. Does not own when they strike.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +28,25 @@ pub struct Conditions {
     pub hung: bool,
     /// How long a job on a lane takes.
     pub latency: Latency,
+}
+
+/// What a condition did to an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strike {
+    /// There was no room for all of a write.
+    Full,
+    /// A change failed.
+    Write,
+    /// Something could not be read.
+    Read,
+    /// A sync failed.
+    Sync,
+    /// A change was refused.
+    ReadOnly,
+    /// The disk was not there.
+    Vanished,
+    /// A job on a lane had to wait until the disk no longer hung.
+    Hung,
 }
 
 /// How long an operation takes: drawn anew for each.
@@ -67,10 +87,20 @@ impl DiskFaults {
         self.tree.changed.notify_waiters();
     }
 
+    /// How the disk of a folder is now.
+    pub fn conditions(&self, folder: &Path) -> Conditions {
+        self.tree.state.lock().conditions(folder)
+    }
+
     /// Puts all disks in order. What was flipped, and what was lost with the power, stays so.
     pub fn heal(&self) {
         self.tree.state.lock().conditions.clear();
         self.tree.changed.notify_waiters();
+    }
+
+    /// How often conditions have struck so far: that a fault was set does not say that anybody met it.
+    pub fn struck(&self) -> BTreeMap<Strike, u64> {
+        self.tree.state.lock().struck.clone()
     }
 
     /// Changes one bit (of 8) of a file's byte, unnoticed. Returns false where there is no such byte.

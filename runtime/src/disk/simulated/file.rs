@@ -36,50 +36,50 @@ impl OpenFile {
         if bytes.is_empty() {
             return Ok(());
         }
-        let state = self.state.lock();
-        self.check_write(&state)?;
+        let mut state = self.state.lock();
+        self.check_write(&mut state)?;
         let room = self.room(&state, offset, bytes.len() as u64)?;
         let is_whole = room >= bytes.len() as u64;
         bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         if !bytes.is_empty() {
             self.inode.write(bytes, offset as usize);
         }
-        if is_whole { Ok(()) } else { Err(Errno::NOSPC.into()) }
+        if is_whole { Ok(()) } else { Err(state.full()) }
     }
 
     pub(in crate::disk) fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
-        self.check(&self.state.lock(), Operation::Read)?;
+        self.check(&mut self.state.lock(), Operation::Read)?;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         if into.is_empty() || self.inode.read(into, offset) { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
     pub(in crate::disk) fn length(&self) -> io::Result<u64> {
-        self.check(&self.state.lock(), Operation::Look)?;
+        self.check(&mut self.state.lock(), Operation::Look)?;
         Ok(self.inode.length())
     }
 
     pub(in crate::disk) fn truncate(&self, length: u64) -> io::Result<()> {
-        let state = self.state.lock();
-        self.check_write(&state)?;
+        let mut state = self.state.lock();
+        self.check_write(&mut state)?;
         if self.room(&state, 0, length)? < length {
-            return Err(Errno::NOSPC.into());
+            return Err(state.full());
         }
         self.inode.truncate(length as usize);
         Ok(())
     }
 
     pub(in crate::disk) fn reserve(&self, offset: u64, length: u64) -> io::Result<()> {
-        let state = self.state.lock();
-        self.check_write(&state)?;
+        let mut state = self.state.lock();
+        self.check_write(&mut state)?;
         if self.room(&state, offset, length)? < length {
-            return Err(Errno::NOSPC.into());
+            return Err(state.full());
         }
         self.inode.reserve(offset + length);
         Ok(())
     }
 
     pub(in crate::disk) fn sync(&self) -> io::Result<()> {
-        let checked = self.check(&self.state.lock(), Operation::Sync);
+        let checked = self.check(&mut self.state.lock(), Operation::Sync);
         if checked.is_ok() {
             self.inode.sync()
         } else {
@@ -88,14 +88,14 @@ impl OpenFile {
         checked
     }
 
-    fn check_write(&self, state: &State) -> io::Result<()> {
+    fn check_write(&self, state: &mut State) -> io::Result<()> {
         if !self.writable {
             return Err(Errno::BADF.into());
         }
         self.check(state, Operation::Write)
     }
 
-    fn check(&self, state: &State, operation: Operation) -> io::Result<()> {
+    fn check(&self, state: &mut State, operation: Operation) -> io::Result<()> {
         match state.check(&self.path, operation) {
             // The names are gone with the disk; what is open has nothing behind it.
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Errno::IO.into()),

@@ -1,0 +1,41 @@
+//! What a run's faults may not cost.
+//!
+//! Owns which runs must come without any loss: what two copies, or the durability asked for, promise. Does not own how it
+//! is seen that something was lost.
+
+use mallorn_client::Durability;
+
+use crate::faults::{Kind, Phase};
+use crate::setup::{JobKind, Setup};
+
+/// Beside the time that a worker is away, to find out that it is back.
+const FOUND_WITHIN_MS: u64 = 2000;
+
+/// Why nothing may be lost in this run, if it may not.
+pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
+    let faults = &setup.schedule.faults;
+    if setup.schedule.loss_ppm > 0 || faults.iter().any(|fault| fault.kind.worker().is_none()) {
+        return None;
+    }
+    if faults.is_empty() {
+        return Some("nothing went wrong");
+    }
+    let [fault] = faults.as_slice() else { return None };
+    if setup.job.shuffles.iter().all(|kept| kept.copies == 2) {
+        return Some("every location has two copies, and one worker had trouble once");
+    }
+    // Other shuffles are in phases of their own.
+    let [kept] = setup.job.shuffles.as_slice() else { return None };
+    let is_committed = fault.at.phase != Phase::Map && fault.at.round == 0 && setup.job.kind == JobKind::Winners;
+    let settings = &setup.settings;
+    let is_waited_for = |away_ms: u64| away_ms + FOUND_WITHIN_MS <= settings.wait_for_return_ms + settings.worker_lease_ms;
+    match &fault.kind {
+        Kind::Power { back_after_ms, .. } if is_committed && is_waited_for(*back_after_ms) => {
+            (kept.durability == Durability::Synced).then_some("what is committed is synced, and the worker came back")
+        }
+        Kind::Crash { back_after_ms, .. } if is_committed && is_waited_for(*back_after_ms) => {
+            (kept.durability != Durability::Memory).then_some("what is committed is written, and the worker came back")
+        }
+        _ => None,
+    }
+}

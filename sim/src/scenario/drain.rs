@@ -1,0 +1,25 @@
+//! Workers are told to end, and come back with their disks, at any moment: while maps push, during commits and reads, several
+//! of them one after the other, as when a cluster is updated.
+
+use rand::Rng as _;
+use rand::rngs::StdRng;
+
+use super::{any, moment, small_job, small_settings};
+use crate::faults::{Fault, Kind, Phase, Schedule};
+use crate::setup::{JobKind, JobShape, Setup};
+
+pub(super) fn draw(random: &mut StdRng) -> Setup {
+    let settings = small_settings(random);
+    let kind = if random.random_bool(0.3) { JobKind::Tokens } else { JobKind::Winners };
+    let shape = small_job(kind, random);
+    let job = JobShape { reads_early: shape.reads_early && kind == JobKind::Winners, ..shape };
+    let mut faults = Vec::new();
+    for _ in 0..random.random_range(1..=4) {
+        let host = any(&settings.workers(), random);
+        let at = moment(&[Phase::Map, Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let back_after_ms = if random.random_bool(0.6) { random.random_range(500..3000) } else { 12_000 };
+        faults.push(Fault { at, kind: Kind::Drain { host, back_after_ms } });
+    }
+    let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
+    Setup { settings, job, schedule }
+}

@@ -1,0 +1,41 @@
+//! Machines of workers lose power: of what was not synced some is there afterwards, some is torn, some is gone. What was
+//! sealed as synced must be read whole; of the rest whatever is not whole must be known to be lost.
+
+use mallorn_client::Durability;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+
+use super::{any, moment, small_job, small_settings};
+use crate::faults::{Fault, Kind, Phase, Schedule};
+use crate::setup::{JobKind, JobShape, Kept, Settings, Setup};
+
+pub(super) fn draw(random: &mut StdRng) -> Setup {
+    if random.random_bool(0.4) {
+        return one_after_commit(random);
+    }
+    let settings = small_settings(random);
+    let kind = if random.random_bool(0.3) { JobKind::Tokens } else { JobKind::Winners };
+    let shape = small_job(kind, random);
+    let job = JobShape { reads_early: shape.reads_early && kind == JobKind::Winners, ..shape };
+    let mut faults = Vec::new();
+    for _ in 0..random.random_range(1..=3) {
+        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..8000));
+        faults.push(Fault { at, kind: Kind::Power { host, back_after_ms } });
+    }
+    let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
+    Setup { settings, job, schedule }
+}
+
+/// One copy, synced, and a machine that is back before readers give it up.
+fn one_after_commit(random: &mut StdRng) -> Setup {
+    let settings = Settings { wait_for_return_ms: 5000, ..small_settings(random) };
+    let kept = Kept { copies: 1, durability: Durability::Synced };
+    let job = JobShape { shuffles: vec![kept], reads_early: false, ..small_job(JobKind::Winners, random) };
+    let mut at = moment(&[Phase::Committed, Phase::Read], &settings, &job, random);
+    at.round = 0;
+    let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..2000));
+    let faults = vec![Fault { at, kind: Kind::Power { host, back_after_ms } }];
+    let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
+    Setup { settings, job, schedule }
+}
