@@ -21,11 +21,11 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         codec: Compression::None,
         ..small_settings(random)
     };
-    // Without disks, or with disks that are as small as the arenas.
+    // Without disks, or with disks that hold one of the shuffles.
     let has_disks = random.random_bool(0.5);
     let durability = if has_disks { Durability::Written } else { Durability::Memory };
     let kept = Kept { copies: 1, durability };
-    let disks = Disks { count: u32::from(has_disks), capacity_mib: Some(random.random_range(4..12)), ..usual.disks };
+    let disks = Disks { count: u32::from(has_disks), capacity_mib: Some(random.random_range(13..20)), ..usual.disks };
     let settings = Settings { disks, ..usual };
     let maps = random.random_range(3..=6);
     // Each alone fits, both together hardly ever do.

@@ -314,7 +314,7 @@ impl State {
     }
 
     /// Whether its commit will ask for what is not on disk.
-    fn owes(&self) -> bool {
+    pub(super) fn owes(&self) -> bool {
         self.durability > Durability::Memory
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::{Application, Instance, ShuffleId};
-use mallorn_runtime::disk::{Disk, File, OpenHow};
+use mallorn_runtime::disk::{Disk, File, OpenHow, Trouble, trouble};
 use mallorn_worker_core::record::{self, Header};
 use mallorn_worker_core::spill::segment::Segments;
 use parking_lot::Mutex;
@@ -64,6 +64,14 @@ pub(super) struct Part {
     pub(super) number: usize,
 }
 
+impl Region {
+    /// Where it ends in its segment.
+    fn end(&self) -> u64 {
+        let of = |part: &Part| part.list.len() as u64 + part.views.iter().map(|view| view.length() as u64).sum::<u64>();
+        self.position + self.parts.iter().map(of).sum::<u64>()
+    }
+}
+
 /// Checksums of an extent: of its batches, and of their list.
 pub(super) type Sums = (u32, u32);
 
@@ -109,7 +117,7 @@ impl ShuffleFiles {
     pub(super) fn write(&self, disk: &Disk, open: &OpenFiles, region: &Region, sums: &mut [Sums]) -> io::Result<()> {
         let file = match region.opens {
             Some(capacity) => {
-                let file = self.create_segment(disk, region.segment, capacity)?;
+                let file = self.create_segment(disk, region.segment, (capacity, region.end()))?;
                 open.keep((self.key(), region.segment), &file);
                 file
             }
@@ -135,11 +143,15 @@ impl ShuffleFiles {
         Ok(())
     }
 
-    fn create_segment(&self, disk: &Disk, segment: u32, capacity: u64) -> io::Result<File> {
+    fn create_segment(&self, disk: &Disk, segment: u32, (capacity, needed): (u64, u64)) -> io::Result<File> {
         self.ensure_folder(disk)?;
         let file = disk.open(&segment_path(&self.path, segment), OpenHow::Write).map_err(io::Error::from)?;
         file.truncate(0)?;
-        file.reserve(0, capacity)?;
+        // A segment is as large as it may be; where the disk has no room for that, it has some for what is written now.
+        match file.reserve(0, capacity) {
+            Err(error) if trouble(&error) == Trouble::Full => file.reserve(0, needed)?,
+            reserved => reserved?,
+        }
         file.write_at(&[&record::segment_header(self.application.instance, self.shuffle, segment)], 0)?;
         Ok(file)
     }

@@ -60,6 +60,8 @@ pub(crate) struct Folder {
     reading: Lane,
     state: Mutex<DiskState>,
     shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
+    /// Released shuffles whose files could not be removed yet.
+    released: Mutex<Vec<Arc<ShuffleFiles>>>,
     pub(crate) open: OpenFiles,
     queue: Mutex<Queue>,
     pub(super) work: Notify,
@@ -100,6 +102,7 @@ impl Folder {
             reading: lane(&format!("read-{index}"), READ_THREADS, READS_WAITING)?,
             state: Mutex::new(DiskState::new(space.capacity_bytes, space.free_bytes)),
             shuffles: Mutex::new(BTreeMap::new()),
+            released: Mutex::new(Vec::new()),
             open: OpenFiles::default(),
             queue: Mutex::new(Queue::default()),
             work: Notify::new(),
@@ -201,14 +204,25 @@ impl Folder {
     pub(crate) fn release(self: &Arc<Self>, key: ShuffleKey) {
         let Some(files) = self.shuffles.lock().remove(&key) else { return };
         files.release();
-        let folder = Arc::clone(self);
-        mallorn_runtime::task::spawn(async move {
-            let at = Arc::clone(&folder);
-            let removed = folder.writing.run(move || files.remove(&at.disk, &at.open)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(folder = %folder.path.display(), %error, "remove a released shuffle");
-            }
-        });
+        mallorn_runtime::task::spawn(Arc::clone(self).remove(files));
+    }
+
+    /// Removes the files of a shuffle; where the disk does not let them, they are left for later.
+    async fn remove(self: Arc<Self>, files: Arc<ShuffleFiles>) {
+        let (at, of) = (Arc::clone(&self), Arc::clone(&files));
+        let removed = self.writing.run(move || of.remove(&at.disk, &at.open)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
+            self.released.lock().push(files);
+        }
+    }
+
+    /// Tries again to remove what could not be removed.
+    pub(super) async fn remove_released(self: &Arc<Self>) {
+        let released = std::mem::take(&mut *self.released.lock());
+        for files in released {
+            Arc::clone(self).remove(files).await;
+        }
     }
 
     /// Runs what reads on the folder's threads.

@@ -64,6 +64,8 @@ pub(crate) struct Spill {
     owed_bytes: AtomicU64,
     /// Bytes of memory that are on disk too.
     clean_bytes: AtomicU64,
+    /// Bytes that disks can take, as it was looked at last.
+    room_bytes: AtomicU64,
     /// Where pushes wait for memory.
     pressure: Arc<Pressure>,
     /// Decides between equal disks.
@@ -97,8 +99,7 @@ impl Spill {
         // Half of what connections may have received is left to those that do not wait for memory.
         let paused_max = arena.limit_bytes(Pool::Receive) / 2 / RECEIVE_BYTES;
         let pressure = Arc::new(Pressure::new(paused_max as usize));
-        pressure.set_hope(!folders.is_empty());
-        Arc::new(Self {
+        let spill = Self {
             arena,
             folders,
             pressure,
@@ -106,9 +107,26 @@ impl Spill {
             clock: Clock::start(),
             owed_bytes: AtomicU64::new(0),
             clean_bytes: AtomicU64::new(0),
+            room_bytes: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             pressed: Notify::new(),
-        })
+        };
+        spill.weigh();
+        Arc::new(spill)
+    }
+
+    /// Looks at what disks can take: pushes wait for memory only while there is any, and what a commit will want on disk is
+    /// taken only as far as it fits.
+    fn weigh(&self) {
+        let now = self.clock.now();
+        let room = self.folders.iter().map(|folder| folder.state().room_bytes(now)).sum();
+        self.room_bytes.store(room, Ordering::Relaxed);
+        self.pressure.set_hope(room > 0);
+    }
+
+    /// Whether disks have room for what is owed to them already, and more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.owed_bytes() < self.room_bytes.load(Ordering::Relaxed)
     }
 
     /// The memory that is written.
@@ -304,7 +322,7 @@ impl Spill {
             if shutdown.or(woken).await.is_none() {
                 return;
             }
-            self.pressure.set_hope(self.can_take(Durability::Written));
+            self.weigh();
             let (demand, excess) = (self.demand(), self.excess());
             if demand != Demand::default() || excess > 0 {
                 self.relieve(&store.all(), demand, excess);

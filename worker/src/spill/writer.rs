@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_proto::durability::Durability;
 use mallorn_runtime::clock;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::push::Life;
@@ -50,6 +49,7 @@ struct Gathered {
 impl Spill {
     /// Writes what waits at a folder until the shutdown is triggered.
     pub(crate) async fn write(self: Arc<Self>, folder: Arc<Folder>, shutdown: Shutdown) {
+        let mut looked = self.clock.now();
         loop {
             let now = self.clock.now();
             if !folder.takes(now) {
@@ -58,12 +58,21 @@ impl Spill {
             let gathered = self.gather(&folder);
             if !gathered.taken.is_empty() {
                 self.write_once(&folder, gathered).await;
+                if self.clock.now().saturating_sub(looked) >= LOOK_EVERY {
+                    looked = self.clock.now();
+                    folder.look(looked).await;
+                }
                 continue;
             }
             match shutdown.or(clock::timeout(LOOK_EVERY, folder.work.notified())).await {
                 None => return,
                 Some(Ok(())) => {}
-                Some(Err(_)) => folder.look(self.clock.now()).await,
+                Some(Err(_)) => {
+                    looked = self.clock.now();
+                    folder.look(looked).await;
+                    folder.remove_released().await;
+                    self.weigh();
+                }
             }
         }
     }
@@ -105,12 +114,13 @@ impl Spill {
                 let took = now.saturating_sub(began);
                 folder.judge(now, |state| state.wrote(now, bytes, took));
                 self.metrics.spill.wrote(bytes, took);
+                self.weigh();
                 return self.publish(folder, taken, &sums);
             }
             Some(Err(error)) => folder.erred(now, &error),
             None => {}
         }
-        self.pressure.set_hope(self.can_take(Durability::Written));
+        self.weigh();
         self.give_up(folder, taken, &files);
         clock::sleep(PAUSE).await;
     }

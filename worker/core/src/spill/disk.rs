@@ -98,10 +98,20 @@ impl DiskState {
         (self.capacity_bytes, self.free_bytes)
     }
 
+    /// Bytes that it can be given, beside what is kept free.
+    #[must_use]
+    pub fn room_bytes(&self, now: Duration) -> u64 {
+        if self.takes(now) { self.free_bytes.saturating_sub(self.kept_bytes()) } else { 0 }
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        (self.capacity_bytes / KEPT_FREE_SHARE).min(KEPT_FREE_BYTES_MAX)
+    }
+
     /// The disk was asked for its space.
     pub fn space(&mut self, capacity_bytes: u64, free_bytes: u64) {
         (self.capacity_bytes, self.free_bytes) = (capacity_bytes, free_bytes);
-        let kept = (capacity_bytes / KEPT_FREE_SHARE).min(KEPT_FREE_BYTES_MAX);
+        let kept = self.kept_bytes();
         match self.health {
             Health::Healthy if free_bytes < kept => self.health = Health::Full,
             Health::Full if free_bytes >= 2 * kept => self.health = Health::Healthy,
@@ -121,6 +131,8 @@ impl DiskState {
 
     /// A write of so many bytes came back well.
     pub fn wrote(&mut self, now: Duration, bytes: u64, took: Duration) {
+        // Until it is asked again.
+        self.free_bytes = self.free_bytes.saturating_sub(bytes);
         if self.health != Health::Slow && self.health != Health::Healthy {
             return;
         }
@@ -218,7 +230,9 @@ mod tests {
         assert_eq!(pick(&disks, SECOND, 0), Some(2));
         disks[2].failed();
         assert_eq!(pick(&disks, SECOND, 2), Some(0));
+        assert_eq!(disks[0].room_bytes(SECOND), GIB - GIB / 50);
         disks[0].full();
+        assert_eq!(disks[0].room_bytes(SECOND), 0);
         assert_eq!(pick(&disks, SECOND, 0), None);
         assert_eq!(pick(&disks, 20 * SECOND, 0), Some(1));
         assert_eq!(pick(&[], SECOND, 0), None);

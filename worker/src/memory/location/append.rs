@@ -82,6 +82,10 @@ impl Location {
     ) -> Result<Appended, NotAppended> {
         let length = body.length();
         let mut state = self.lock();
+        // What could not be committed must not be acked: the next epoch is at a worker whose disks have room.
+        if state.owes() && !self.spill.has_room() {
+            return Err(NotAppended::Closed);
+        }
         let admission = state.log.admit();
         let offset = state.append(arena, admission, header, body)?;
         if let Some(split) = state.log.reached(length as u64) {
