@@ -83,6 +83,7 @@ fn add_worker(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) {
                     Ok(running) => {
                         world.board.started(&name, registry).wait().await;
                         running.stop().await;
+                        take_away(&world, &disk);
                         return Ok(());
                     }
                     Err(error) => does_not_start(&world, &name, &disk, &error),
@@ -104,6 +105,8 @@ fn worker_config(settings: &Settings, name: &str, number: u32) -> WorkerConfig {
         advertised_host: Some(name.to_owned()),
         data_folders: settings.disks.folders(),
         memory: ByteSize::mib(settings.arenas_mib[number as usize]),
+        disk_returns: settings.disk_returns,
+        grace: Span::millis(settings.grace_ms),
         soft_split: ByteSize(settings.soft_split_bytes),
         hard_split: ByteSize(settings.hard_split_bytes),
         ..WorkerConfig::default()
@@ -119,6 +122,18 @@ fn disks(world: &World, name: &str, number: u32) -> Disk {
     }
     world.board.add_disks(name, disk.clone());
     disk
+}
+
+/// What becomes of the disks of a worker that has ended.
+fn take_away(world: &World, disk: &Disk) {
+    if world.settings.disk_returns {
+        return;
+    }
+    for folder in world.settings.disks.folders() {
+        if let Err(error) = disk.remove_dir_all(&folder) {
+            world.oracle.violated(format_args!("take a disk away: {error}"));
+        }
+    }
 }
 
 /// A worker may refuse to start while something is wrong with its disks; whoever supervises it starts it again.

@@ -171,6 +171,14 @@ impl fmt::Display for Schedule {
     }
 }
 
+/// When a worker that has not ended yet is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Whether a worker that was told to end has not done so: it takes its grace.
+fn is_draining(sim: &mut Sim<'_>, kind: &Kind) -> bool {
+    matches!(kind, Kind::Drain { host, .. } if sim.is_host_running(host.as_str()))
+}
+
 /// How a run's latencies are while no fault changes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Latency {
@@ -232,17 +240,9 @@ impl Injector {
     /// Does what is due.
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>, now: Duration) {
         if !self.healed && now >= self.heal_at {
-            self.heal(sim);
+            self.heal(sim, now);
         }
-        if self.healed {
-            return;
-        }
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
-        self.undo = later;
-        for (_, kind) in due {
-            self.trace.say(format_args!("over: {kind}"));
-            self.take_back(sim, &kind);
-        }
+        self.take_back_due(sim, now);
         let begun = std::mem::take(&mut self.begun);
         let is_due = |fault: &Fault| {
             let At { phase, round, after_ms } = fault.at;
@@ -263,6 +263,19 @@ impl Injector {
         self.trace.say(format_args!("struck: {kind}"));
         self.board.struck(kind.name());
         self.undo.push((now + Duration::from_millis(for_ms), kind));
+    }
+
+    fn take_back_due(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
+        self.undo = later;
+        for (_, kind) in due {
+            if is_draining(sim, &kind) {
+                self.undo.push((now + LOOK_AGAIN, kind));
+                continue;
+            }
+            self.trace.say(format_args!("over: {kind}"));
+            self.take_back(sim, &kind);
+        }
     }
 
     /// Does it; says how long it lasts, or that there was nothing to strike.
@@ -348,14 +361,13 @@ impl Injector {
         }
     }
 
-    fn heal(&mut self, sim: &mut Sim<'_>) {
+    fn heal(&mut self, sim: &mut Sim<'_>, now: Duration) {
         self.trace.say("all is healed");
         self.healed = true;
         self.pending.clear();
         sim.set_fail_rate(0.0);
-        for (_, kind) in std::mem::take(&mut self.undo) {
-            self.take_back(sim, &kind);
-        }
+        self.undo.iter_mut().for_each(|(at, _)| *at = now);
+        self.take_back_due(sim, now);
         for (at, one) in self.hosts.iter().enumerate() {
             for other in &self.hosts[at + 1..] {
                 sim.repair(one.as_str(), other.as_str());

@@ -11,10 +11,27 @@ use crate::setup::{JobKind, Setup};
 /// Beside the time that a worker is away, to find out that it is back.
 const FOUND_WITHIN_MS: u64 = 2000;
 
+/// Whether a worker that drains is back with its disks in time, or has the time to hand over what it holds to others.
+fn is_waited_for_drain(setup: &Setup, kind: &Kind) -> bool {
+    let settings = &setup.settings;
+    let Kind::Drain { back_after_ms, .. } = kind else { return false };
+    let has_disks = settings.disks.count > 0;
+    let drains = setup.schedule.faults.len();
+    has_disks
+        && if settings.disk_returns {
+            back_after_ms + FOUND_WITHIN_MS <= settings.wait_for_return_ms
+        } else {
+            // Others must be there to take it, and not be about to leave themselves.
+            drains == 1
+        }
+}
+
 /// Why nothing may be lost in this run, if it may not.
 pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     let faults = &setup.schedule.faults;
-    if setup.schedule.loss_ppm > 0 || faults.iter().any(|fault| fault.kind.worker().is_none()) {
+    // Where disks have no room for all, what does not fit is lost.
+    let has_room = setup.settings.disks.capacity_mib.is_none();
+    if !has_room || setup.schedule.loss_ppm > 0 || faults.iter().any(|fault| fault.kind.worker().is_none()) {
         return None;
     }
     if setup.settings.disks.capacity_mib.is_some() {
@@ -23,6 +40,9 @@ pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     }
     if faults.is_empty() {
         return Some("nothing went wrong");
+    }
+    if faults.iter().all(|fault| is_waited_for_drain(setup, &fault.kind)) {
+        return Some("workers were told to end, in time to save what they held");
     }
     let [fault] = faults.as_slice() else { return None };
     if setup.job.shuffles.iter().all(|kept| kept.copies == 2) {

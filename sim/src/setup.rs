@@ -41,6 +41,10 @@ pub(crate) struct Settings {
     /// The arena of each worker.
     pub(crate) arenas_mib: Vec<u64>,
     pub(crate) disks: Disks,
+    /// Whether the disks of a worker that has ended are there again when it comes back.
+    pub(crate) disk_returns: bool,
+    /// How long a worker that is told to end may take for that.
+    pub(crate) grace_ms: u64,
     pub(crate) soft_split_bytes: u64,
     pub(crate) hard_split_bytes: u64,
     /// Processes that run maps, and that read.

@@ -139,6 +139,8 @@ fn small_settings(random: &mut StdRng) -> Settings {
             capacity_mib: None,
             latency_max_ms: random.random_range(0..8),
         },
+        disk_returns: true,
+        grace_ms: random.random_range(2000..20_000),
         soft_split_bytes,
         hard_split_bytes,
         mappers: 2,
