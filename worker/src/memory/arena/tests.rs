@@ -121,3 +121,18 @@ async fn a_connection_waits_for_a_buffer_until_one_is_given_back() {
     assert!(slot.length() >= Inbound::<ReceiveBuffers>::BUFFER_BYTES_MIN);
     assert_eq!(buffers.0.waiting.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_more_than_there_is_waits_and_does_not_wake_itself() {
+    let arena = arena();
+    let mut held = Vec::new();
+    while let Some(slot) = arena.take(Pool::Read, SLOT_BYTES_MAX, SLOT_BYTES_MAX) {
+        held.push(slot);
+    }
+    drop(held.pop());
+    let more = (held.len() as u64 + 1) * SLOT_BYTES_MAX;
+    let wait = |bytes| clock::timeout(Duration::from_secs(1), arena.wait_all(Pool::Read, bytes));
+    assert!(wait(more).await.is_err(), "a part of it is there all the time");
+    drop(held);
+    assert!(wait(more).await.is_ok());
+}
