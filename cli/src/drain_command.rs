@@ -156,7 +156,9 @@ fn known(workers: &[(State, u64, v1::WorkerAddress)]) -> String {
     if workers.is_empty() {
         return "are none at all".to_owned();
     }
-    let names: Vec<_> = workers.iter().take(NAMED_MAX).map(|(_, _, address)| address.name.as_str()).collect();
+    let mut names: Vec<_> = workers.iter().map(|(_, _, address)| address.name.as_str()).collect();
+    names.sort_unstable();
+    names.truncate(NAMED_MAX);
     let more = workers.len() - names.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("are {}{more}", names.join(", "))

@@ -253,9 +253,14 @@ impl Placing<'_> {
         let Ok(state) = truth.lifecycle.generation(self.shuffle, self.generation) else { return locations.len() };
         let mut placed = 0;
         for (location, reservation) in locations.iter().zip(reserved) {
-            if let Reservation::Handle(handle) = reservation {
-                state.placed(*location, worker, handle.into(), None);
-                placed += 1;
+            match reservation {
+                Reservation::Handle(handle) => {
+                    state.placed(*location, worker, handle.into(), None);
+                    placed += 1;
+                }
+                // The worker may have it: an empty one of this name must not be there beside the one that is used.
+                Reservation::Unknown => state.abandoned(*location, worker),
+                Reservation::Refused => {}
             }
         }
         placed
