@@ -141,9 +141,8 @@ fn does_not_start(world: &World, name: &str, disk: &Disk, error: &StartError) {
     world.trace.say(format_args!("{name} does not start: {error}"));
     world.board.count("workers that did not start");
     let disks = world.settings.disks;
-    let is_in_order = |faults: DiskFaults| {
-        disks.folders().iter().all(|folder| faults.conditions(folder) == disks.in_order())
-    };
+    let is_in_order =
+        |faults: DiskFaults| disks.folders().iter().all(|folder| faults.conditions(folder) == disks.in_order());
     if disk.faults().is_some_and(is_in_order) {
         world.oracle.violated(format_args!("{name} does not start, and its disks are in order: {error}"));
     }

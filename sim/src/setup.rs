@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mallorn_client::{ClientConfig, Compression, Durability, LifecycleConfig, ShuffleOptions};
-use mallorn_runtime::disk::{Conditions, Latency as DiskLatency};
 use mallorn_runtime::config::{ByteSize, Span};
+use mallorn_runtime::disk::{Conditions, Latency as DiskLatency};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rustc_hash::FxHasher;

@@ -39,7 +39,8 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
 fn crash(settings: &Settings, random: &mut StdRng) -> Kind {
     let host = any(&settings.workers(), random);
     // Often back at once, so that it is asked again in the same commit.
-    let back_after_ms = if random.random_bool(0.5) { random.random_range(1..300) } else { random.random_range(300..9000) };
+    let back_after_ms =
+        if random.random_bool(0.5) { random.random_range(1..300) } else { random.random_range(300..9000) };
     if random.random_bool(0.2) {
         return Kind::Power { host, back_after_ms };
     }

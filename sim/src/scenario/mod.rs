@@ -134,7 +134,11 @@ fn small_settings(random: &mut StdRng) -> Settings {
     let (soft_split_bytes, hard_split_bytes) = split_limits(random);
     Settings {
         arenas_mib: vec![16; 3],
-        disks: Disks { count: random.random_range(1..=2), capacity_mib: None, latency_max_ms: random.random_range(0..8) },
+        disks: Disks {
+            count: random.random_range(1..=2),
+            capacity_mib: None,
+            latency_max_ms: random.random_range(0..8),
+        },
         disk_returns: true,
         grace_ms: random.random_range(2000..20_000),
         soft_split_bytes,

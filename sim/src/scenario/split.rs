@@ -15,13 +15,8 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     // The hard limit is met as often as the soft one, or hardly ever.
     let hard_split_bytes = soft_split_bytes + *[1024, 20 * 1024, 1 << 30].choose(random).unwrap_or(&1024);
     let latency = Latency { min_ms: 1, max_ms: random.random_range(2..60) };
-    let settings = Settings {
-        soft_split_bytes,
-        hard_split_bytes,
-        latency,
-        batch_bytes: random.random_range(1024..3000),
-        ..usual
-    };
+    let settings =
+        Settings { soft_split_bytes, hard_split_bytes, latency, batch_bytes: random.random_range(1024..3000), ..usual };
     let shape = small_job(JobKind::Winners, random);
     let job = JobShape {
         at_once: random.random_range(1..=2),
