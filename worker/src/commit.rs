@@ -11,7 +11,6 @@ use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
 use mallorn_worker_core::commit::{Freezing, Sealing};
 use mallorn_worker_core::push::Life;
-use mallorn_worker_core::replicate::Copy;
 
 use crate::memory::location::{Location, State};
 use crate::memory::store::Store;
@@ -114,14 +113,16 @@ impl Store {
 
     /// Forgets a range of shuffles; returns the bytes of memory given back.
     pub(crate) fn release(&self, application: &Application, shuffles: Range<u32>) -> u64 {
-        self.taken.lock().release(application, shuffles.clone());
-        self.clear(&self.remove(application, shuffles))
+        let bytes = self.clear(&self.remove(application, shuffles.clone()));
+        self.taken.lock().release(application, shuffles);
+        bytes
     }
 
     /// Forgets everything of an application; returns the bytes of memory given back.
     pub(crate) fn release_all(&self, application: &Application) -> u64 {
+        let bytes = self.clear(&self.remove_all(application));
         self.taken.lock().release_all(application);
-        self.clear(&self.remove_all(application))
+        bytes
     }
 
     /// Readers finish on what they hold; its memory follows with the last of them.
@@ -160,24 +161,29 @@ impl Store {
 
     fn freeze_all(&self, locations: &[Arc<Location>]) {
         for location in locations {
-            let is_on_its_way = {
-                let state = location.lock();
-                state.log.copy() == Copy::HandedOver && state.log.life() == Life::Open
-            };
             // Whoever hands it over still has all of it: a part of it must never look like the whole.
-            if is_on_its_way {
-                self.drop_one(location);
-            } else {
+            if !self.drop_if(location, |state| state.log.is_arriving()) {
                 self.freeze_one(location);
             }
         }
     }
 
-    /// Drops a location that is of no use, and its name with it.
-    pub(crate) fn drop_one(&self, location: &Arc<Location>) {
-        self.clear_one(&mut location.lock());
+    /// Drops a location, and its name with it, where that is so under its lock.
+    pub(crate) fn drop_if(&self, location: &Arc<Location>, is_so: impl FnOnce(&State) -> bool) -> bool {
+        let mut state = location.lock();
+        if !is_so(&state) {
+            return false;
+        }
+        self.clear_one(&mut state);
+        drop(state);
         self.forget(location);
         self.pressure.freed();
+        true
+    }
+
+    /// Drops a location that is of no use, and its name with it.
+    pub(crate) fn drop_one(&self, location: &Arc<Location>) {
+        self.drop_if(location, |_| true);
     }
 
     /// Gives back what a location holds; returns the bytes of memory.

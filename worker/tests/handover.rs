@@ -209,6 +209,9 @@ async fn a_worker_keeps_what_it_was_told_once_and_drops_what_is_not_whole() {
     for id in [sealed, frozen, part] {
         assert_eq!(forward(&mut link, &[(reserve(id).await, 0, one(id))]).await, [Status::Success]);
     }
+    // A lifecycle manager that takes this for a copy that was here before must not find a shorter one.
+    assert!(target.freeze(frozen).await.is_none());
+    assert_eq!(target.seal(frozen, SEAL, length + 1).await.outcome(), Sealed::Unknown);
     let other = source_of_another_copy();
     assert!(!target.settle(other, told(sealed, length, SEAL, length)).await, "it was sent by somebody else");
     for _ in 0..2 {

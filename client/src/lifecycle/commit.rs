@@ -282,11 +282,15 @@ impl At<'_> {
             self.shared.workers.goes_on(Stall::Moved, self.worker);
             return gets_on;
         }
+        let asked = moved.len();
         let lost = self.follow(moved).await;
-        if lost.is_empty() {
+        // As long as some of it turns up somewhere, its hand-over goes on.
+        if lost.len() < asked {
             self.shared.workers.goes_on(Stall::Moved, self.worker);
         } else if self.shared.workers.stalled(Stall::Moved, self.worker) > self.shared.reader_waits() {
             self.give_up(lost, "it has handed them over, and nobody has taken them");
+            // What is on its way next has its own time.
+            self.shared.workers.goes_on(Stall::Moved, self.worker);
         }
         gets_on
     }

@@ -43,11 +43,13 @@ pub enum Freezing {
 }
 
 impl Log {
-    /// Ends acks for good and returns the acked length, in bytes; `None` when the location is gone. A repeat answers
+    /// Ends acks for good and returns the acked length, in bytes; `None` when the location is gone, or not all here yet:
+    /// a lifecycle manager that asks for that takes it for a copy which this worker had before. A repeat answers
     /// the same, a sealed location its sealed length. What a primary holds beyond its acked length is kept: the replica
     /// may have it too, and the lifecycle manager may fix the longer one's length.
     pub fn freeze(&mut self) -> Option<u64> {
         match self.life {
+            _ if self.is_arriving() => None,
             Life::Open => {
                 let acked = self.acked();
                 self.life = Life::Frozen { acked };
@@ -62,6 +64,7 @@ impl Log {
     /// Cuts the location at `length` bytes and makes it readable under `seal`; implies a freeze.
     pub fn seal(&mut self, seal: SealId, length: u64) -> Sealing {
         match self.life {
+            _ if self.is_arriving() => Sealing::Unknown,
             Life::Open | Life::Frozen { .. } => self.cut_at(seal, length),
             Life::Sealed { seal: earlier, length: at } if (earlier, at) == (seal, length) => {
                 Sealing::Sealed { batches: self.batches() }
@@ -76,7 +79,7 @@ impl Log {
         *self = Self { life: Life::Gone, ..Self::new() };
     }
 
-    fn cut_at(&mut self, seal: SealId, length: u64) -> Sealing {
+    pub(crate) fn cut_at(&mut self, seal: SealId, length: u64) -> Sealing {
         if self.length < length {
             let held = self.length;
             self.drop_all();

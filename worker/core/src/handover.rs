@@ -17,6 +17,7 @@ use mallorn_proto::id::{SealId, WorkerId};
 use crate::commit::Sealing;
 use crate::fetch::Cursor;
 use crate::push::{Life, Log};
+use crate::replicate::Copy;
 use crate::spill::extent::{Extent, entries};
 
 /// Bytes of memory that are read at a time.
@@ -188,6 +189,13 @@ impl Log {
         if batches.lengths.is_empty() { Next::Gone } else { Next::Memory(batches) }
     }
 
+    /// Whether it is being handed over to this worker, and not settled yet: a part of it must never look like the whole,
+    /// and who hands it over speaks for it.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        self.copy == Copy::HandedOver && self.life == Life::Open
+    }
+
     /// At the worker that takes it: whether it holds exactly what it is told, which is then frozen or sealed here. A
     /// repeat answers the same, also where the location was sealed since.
     pub fn settle(&mut self, told: &Told) -> bool {
@@ -204,7 +212,7 @@ impl Log {
             (Life::Sealed { length, .. }, None) => length <= told.length,
             // What was sealed while it was being sent may be longer here: the seal cuts it.
             (Life::Open | Life::Frozen { .. }, Some(seal)) => {
-                self.length >= told.length && matches!(self.seal(seal, told.length), Sealing::Sealed { .. })
+                self.length >= told.length && matches!(self.cut_at(seal, told.length), Sealing::Sealed { .. })
             }
             (Life::Sealed { seal: sealed, length }, Some(seal)) => (sealed, length) == (seal, told.length),
         }

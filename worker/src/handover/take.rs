@@ -31,11 +31,7 @@ impl Store {
         let answer = |location: Option<Arc<Location>>| {
             let Some(location) = location else { return false };
             let is_kept = kept.next().unwrap_or(false);
-            if is_kept && location.life() != Life::Gone {
-                if self.taken.lock().note(application, location.id, from) {
-                    self.metrics.handover.taken_over.inc();
-                    self.metrics.handover.taken_over_bytes.inc_by(location.lock().log.length());
-                }
+            if is_kept && self.note_taken(&location, from) {
                 return true;
             }
             tracing::warn!(event = "not_taken_over", location = %location.id, %from, "no disk keeps its record");
@@ -49,6 +45,18 @@ impl Store {
         answers
     }
 
+    /// Notes what is kept here now; `false` where it was released meanwhile.
+    fn note_taken(&self, location: &Location, from: WorkerId) -> bool {
+        // Under its lock: a release clears locations first, and forgets what was noted of them after that.
+        let state = location.lock();
+        let is_here = state.log.life() != Life::Gone;
+        if is_here && self.taken.lock().note(&location.application, location.id, from) {
+            self.metrics.handover.taken_over.inc();
+            self.metrics.handover.taken_over_bytes.inc_by(state.log.length());
+        }
+        is_here
+    }
+
     fn settle_one(&self, location: &Arc<Location>, durability: Durability, told: &Told) -> bool {
         let mut state = location.lock();
         let before = state.log.life();
@@ -59,10 +67,13 @@ impl Store {
             state.trim();
             self.metrics.location_moved(before, after);
         }
-        drop(state);
         if !settled && before == Life::Open {
+            // Still under its lock: what arrives in the middle may complete it, and be answered.
+            self.clear_one(&mut state);
+            drop(state);
+            self.forget(location);
+            self.pressure.freed();
             tracing::info!(event = "not_taken_over", location = %location.id, held, sent = told.length, "drop a part");
-            self.drop_one(location);
         }
         settled
     }

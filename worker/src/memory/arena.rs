@@ -220,7 +220,8 @@ impl BufferSource for ReceiveBuffers {
             if let Some(slot) = self.try_borrow() {
                 return slot;
             }
-            given_back.await;
+            // Somebody who waits for another pool may have been woken in its place.
+            let _ = clock::timeout(LOOK_EVERY, given_back).await;
         }
     }
 }

@@ -224,7 +224,9 @@ impl ShuffleFiles {
     /// Removes them all.
     pub(super) fn remove(&self, disk: &Disk, open: &OpenFiles) -> io::Result<()> {
         open.forget(self.key());
-        disk.remove_dir_all(&self.path).map_err(|error| error.source)
+        disk.remove_dir_all(&self.path).map_err(|error| error.source)?;
+        // Where the whole disk is not there, its files may come back with it.
+        disk.space(self.path.parent().unwrap_or(&self.path)).map(drop).map_err(io::Error::from)
     }
 }
 

@@ -104,6 +104,7 @@ impl Spill {
         let Gathered { taken, work, extents, bytes } = gathered;
         let began = self.clock.now();
         let files: Vec<_> = work.values().map(|of| Arc::clone(&of.files)).collect();
+        let opens = work.values().flat_map(|of| &of.regions).any(|region| region.opens.is_some());
         let at = Arc::clone(folder);
         // What is written is owned by the job: one that hangs may be left.
         let job = move || write_all(&at, work.into_values().collect(), extents);
@@ -114,7 +115,11 @@ impl Spill {
                 let took = now.saturating_sub(began);
                 folder.judge(now, |state| state.wrote(now, bytes, took));
                 self.metrics.spill.wrote(bytes, took);
-                self.weigh();
+                if opens {
+                    // A new segment takes its space at once.
+                    folder.look(now).await;
+                    self.weigh();
+                }
                 return self.publish(folder, taken, &sums);
             }
             Some(Err(error)) => folder.erred(now, &error),

@@ -266,14 +266,23 @@ impl GenerationState {
         });
     }
 
-    /// A copy is at another worker now. Where the other copy is it is none of its own any more.
+    /// A copy is at another worker now. Where the other copy is it is none of its own any more; where that was given up it
+    /// takes its place.
     pub fn moved(&mut self, location: LocationId, from: WorkerId, to: WorkerId) {
         let Some((placed, index)) = self.find_copy(location, from) else { return };
         if is_failed_at(placed, index) || from == to {
             return;
         }
-        if self.locations.workers.find(to).is_some_and(|target| placed.copy(target).is_some()) {
-            return self.failed(location, from, CopyFailure::Unknown);
+        let state = placed.copy(index).map(|copy| copy.state);
+        match (self.locations.workers.find(to).and_then(|target| placed.copy(target)), state) {
+            // It had lost its own, and has this one instead.
+            (Some(other), Some(state)) if other.is_failed() => {
+                self.with_copy(location, to, |_, copy| copy.state = state);
+                let gone = CopyState::Failed(CopyFailure::Unknown);
+                return self.with_copy(location, from, |_, copy| copy.state = gone);
+            }
+            (Some(_), _) => return self.failed(location, from, CopyFailure::Unknown),
+            (None, _) => {}
         }
         let target = self.locations.workers.add(to);
         let key = (location.partition, location.epoch);

@@ -14,6 +14,7 @@
 //! | Sealed | Again | a reader did not find it; or it is the last one, and in memory only |
 //! | Held | InMemory | no disk takes it, where memory was asked for |
 //! | all but Sealed | Failed | its worker does not have it, or is gone |
+//! | Failed | what the other copy was | that one was handed over to this one's worker |
 //! | Sealed, Again | Failed | a reader found all of the location gone, in a shuffle without a map count |
 //!
 //! A location is good when one copy is sealed, and lost when all have failed.

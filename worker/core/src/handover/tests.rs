@@ -1,7 +1,7 @@
 use mallorn_proto::id::{Attempt, BatchId, MapId};
 
 use super::*;
-use crate::push::{BatchEntry, SplitLimits};
+use crate::push::{Admission, BatchEntry, SplitLimits};
 use crate::replicate::Copy;
 use crate::spill::extent::ExtentPlace;
 
@@ -57,7 +57,7 @@ fn every_batch_is_sent_once_from_wherever_it_lies_up_to_the_sealed_length() {
     for forget_at in [u64::MAX, 1, 600_000, 1_200_000] {
         let mut log = holding(&lengths);
         let lists = write(&mut log);
-        log.freeze();
+        log.life = Life::Frozen { acked: log.length() };
         assert_eq!(send(&mut log.clone(), &lists, forget_at).as_ref(), Some(&lengths));
         log.seal(SEAL, cut);
         assert_eq!(send(&mut log, &lists, forget_at).unwrap(), lengths[..300]);
@@ -87,6 +87,16 @@ fn a_worker_takes_over_exactly_what_it_was_told_and_repeats_its_answer() {
     assert!(!log.settle(&Told { seal: Some(SealId(6)), ..sealed }));
     log.drop_all();
     assert!(!log.settle(&sealed));
+}
+
+#[test]
+fn what_is_not_all_here_yet_is_unknown_to_a_commit_and_arrives_all_the_same() {
+    let mut log = holding(&[10, 10]);
+    assert!(log.is_arriving());
+    assert_eq!((log.freeze(), log.seal(SEAL, 10), log.seal(SEAL, 30)), (None, Sealing::Unknown, Sealing::Unknown));
+    assert_eq!(log.admit_at(20), Admission::Append { offset: 20 });
+    assert!(log.settle(&Told { acked: 10, seal: None, length: 20 }) && !log.is_arriving());
+    assert_eq!((log.freeze(), log.seal(SEAL, 10)), (Some(10), Sealing::Sealed { batches: 1 }));
 }
 
 #[test]

@@ -131,8 +131,6 @@ impl DiskState {
 
     /// A write of so many bytes came back well.
     pub fn wrote(&mut self, now: Duration, bytes: u64, took: Duration) {
-        // Until it is asked again.
-        self.free_bytes = self.free_bytes.saturating_sub(bytes);
         if self.health != Health::Slow && self.health != Health::Healthy {
             return;
         }

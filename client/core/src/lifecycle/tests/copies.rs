@@ -235,6 +235,26 @@ fn what_was_handed_over_is_asked_for_where_it_is_now() {
 }
 
 #[test]
+fn a_copy_that_is_handed_over_to_the_worker_that_had_lost_the_other_one_lives_on_there() {
+    let (mut lifecycle, location) = ended(Durability::Written);
+    let state = state(&mut lifecycle);
+    let _ = (state.due(WORKER), state.due(REPLICA));
+    // The replica's worker was started again without it, and takes over from the primary's, which leaves.
+    state.failed(location, REPLICA, CopyFailure::Unknown);
+    state.missed(location, WORKER);
+    state.moved(location, WORKER, REPLICA);
+    assert_eq!((state.due(REPLICA).freeze, state.due(WORKER)), (vec![location], Due::default()));
+    state.frozen(location, REPLICA, 10);
+    state.fix(location, SealId(1));
+    state.sealed(location, REPLICA, Durability::Written);
+    assert_eq!((state.is_committed(&(0..1)), read_at(state)), (true, vec![(REPLICA, None)]));
+    // And back again, sealed.
+    state.moved(location, REPLICA, WORKER);
+    assert_eq!((read_at(state), state.due_workers().count()), (vec![(WORKER, None)], 0));
+    assert_eq!(state.plan(P).lost, None);
+}
+
+#[test]
 fn a_struck_location_has_no_copies_left() {
     let mut lifecycle = protected(1, None, Protection { copies: 2, durability: Durability::Written });
     let state = state(&mut lifecycle);

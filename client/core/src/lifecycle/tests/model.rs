@@ -456,10 +456,13 @@ impl Model {
         if !is_committing || !is_there || from == to {
             return;
         }
-        if self.copy(location, to).is_none() {
-            self.log.push(Event::Moved(location, from, to));
-        } else {
-            self.failed(location, from, CopyFailure::Unknown);
+        match (self.copy(location, to), self.copy(location, from)) {
+            (None, _) => self.log.push(Event::Moved(location, from, to)),
+            (Some(Copy::Failed(_)), Some(copy)) => {
+                self.log.push(Event::Copy(location, to, copy));
+                self.log.push(Event::Copy(location, from, Copy::Failed(CopyFailure::Unknown)));
+            }
+            _ => self.failed(location, from, CopyFailure::Unknown),
         }
     }
 
