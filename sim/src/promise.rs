@@ -11,6 +11,9 @@ use crate::setup::{JobKind, Setup};
 /// Beside the time that a worker is away, to find out that it is back.
 const FOUND_WITHIN_MS: u64 = 2000;
 
+/// A grace in which everything can be handed over.
+const HAND_OVER_GRACE_MS: u64 = 4000;
+
 /// Whether a worker that drains is back with its disks in time, or has the time to hand over what it holds to others.
 fn is_waited_for_drain(setup: &Setup, kind: &Kind) -> bool {
     let settings = &setup.settings;
@@ -22,7 +25,7 @@ fn is_waited_for_drain(setup: &Setup, kind: &Kind) -> bool {
             back_after_ms + FOUND_WITHIN_MS <= settings.wait_for_return_ms
         } else {
             // Others must be there to take it, and not be about to leave themselves.
-            drains == 1
+            drains == 1 && settings.grace_ms >= HAND_OVER_GRACE_MS
         }
 }
 

@@ -29,13 +29,14 @@ const PROGRESS_WITHIN: Duration = Duration::from_secs(180);
 const TCP_SEGMENTS: usize = 256;
 
 /// What the last processes of the workers counted.
-const METRICS: [(&str, &str); 7] = [
+const METRICS: [(&str, &str); 8] = [
     ("workers that registered again", "mallorn_worker_register_again_total"),
     ("bytes spilled", "mallorn_worker_spilled_bytes_total"),
     ("bytes read from disk", "mallorn_worker_fetch_disk_bytes_total"),
     ("splits", "mallorn_worker_splits_total"),
     ("replicas that failed", "mallorn_worker_replica_failures_total"),
     ("locations found whole", "mallorn_worker_restored_locations_total"),
+    ("bytes taken over", "mallorn_worker_taken_over_bytes_total"),
     ("locations found lost", "mallorn_worker_lost_locations_total"),
 ];
 

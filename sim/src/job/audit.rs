@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
+use mallorn_proto::v1::resolved_worker::State;
 use mallorn_runtime::disk::Disk;
 use mallorn_runtime::{clock, grpc};
 
@@ -31,8 +32,11 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
         until_zero(&audit, what, || board.metric(&format!("mallorn_worker_{what}"))).await;
     }
     until_the_master_says(&audit, "held bytes", |cluster| {
-        let held = cluster.workers.iter().filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes);
-        held.sum()
+        // One that went with its disks stays listed for a while, as it was.
+        let is_lost =
+            |worker: &&v1::DescribedWorker| worker.worker.as_ref().is_some_and(|worker| worker.state() == State::Lost);
+        let here = cluster.workers.iter().filter(|worker| !is_lost(worker));
+        here.filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes).sum()
     })
     .await;
     let disks = job.world.settings.disks;

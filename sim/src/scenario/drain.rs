@@ -16,7 +16,11 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     let settings = Settings {
         disk_returns,
         // Half of it passes before anything is handed over.
-        grace_ms: if disk_returns { usual.grace_ms } else { *[200, 2000, 20_000].choose(random).unwrap_or(&20_000) },
+        grace_ms: if disk_returns {
+            usual.grace_ms
+        } else {
+            *[200, 1000, 4000, 20_000].choose(random).unwrap_or(&20_000)
+        },
         wait_for_return_ms: *[0, 5000].choose(random).unwrap_or(&0),
         ..usual
     };
