@@ -89,7 +89,7 @@ async fn more_than_all_arenas_hold_is_no_space_where_there_are_no_disks() {
     let words = ["worker.data_folders"];
     let within = ["--set", "lifecycle.place_within=1s"];
     place.refused(1, &words, &line, &[&[file.as_str()][..], &within].concat()).await;
-    let words = ["no space", "of all live arenas are held", "bytes were refused", "add workers or memory"];
+    let words = ["no space", "of all live arenas are held", "bytes were refused", "add workers, memory or disks"];
     place.refused(1, &words, &line, &[file.as_str(), "--durability", "memory"]).await;
 }
 

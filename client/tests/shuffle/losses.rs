@@ -124,7 +124,7 @@ async fn more_than_all_arenas_hold_is_no_space_and_room_made_is_found() {
     let PushError::NoSpace { arena_bytes, held_bytes, refused_bytes, missing } = error else { panic!("{error}") };
     assert_eq!(arena_bytes, 2 * 16 * 1024 * 1024);
     assert!(held_bytes > arena_bytes / 2 && held_bytes <= arena_bytes, "{held_bytes} of {arena_bytes}");
-    assert!(refused_bytes > 0 && missing.contains("add workers or memory"), "{missing}");
+    assert!(refused_bytes > 0 && missing.contains("add workers, memory or disks"), "{missing}");
     drop(attempt);
     driver.release(0).await.unwrap();
     driver.register(1, 2, Some(1)).await.unwrap();

@@ -90,8 +90,8 @@ impl fmt::Display for NoSpace {
         match missing {
             Missing::Memory => write!(
                 f,
-                "{held_bytes} of {arena_bytes} bytes of all live arenas are held; add workers or memory, or release \
-                 shuffles"
+                "{held_bytes} of {arena_bytes} bytes of all live arenas are held; add workers, memory or disks \
+                 (those that are there may be full), or release shuffles"
             ),
             Missing::Workers { there, needed } => write!(
                 f,
