@@ -92,21 +92,31 @@ impl Arena {
         let place = ledger.take(pool, wanted_bytes, least_bytes)?;
         self.note(&ledger);
         drop(ledger);
-        let kept_bytes = AtomicU64::new(place.bytes());
-        Some(Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes } })
+        Some(self.slot(pool, place))
     }
 
-    /// Takes slots that together hold `bytes`, larger ones first, or nothing.
+    /// Takes slots that together hold `bytes`, larger ones first, or nothing. Where that fails nobody who waits is woken:
+    /// nothing has come back.
     pub(crate) fn take_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Vec<Slot>> {
-        let mut slots = Vec::with_capacity(bytes.div_ceil(SLOT_BYTES_MAX) as usize + 1);
+        let mut places = Vec::with_capacity(bytes.div_ceil(SLOT_BYTES_MAX) as usize + 1);
         let mut missing = bytes;
+        let mut ledger = self.ledger.lock();
         while missing > 0 {
             let wanted = mallorn_worker_core::memory::next_slot_bytes(0, missing);
-            let slot = self.take(pool, wanted, 1)?;
-            missing = missing.saturating_sub(slot.length() as u64);
-            slots.push(slot);
+            let Some(place) = ledger.take(pool, wanted, 1) else {
+                places.into_iter().for_each(|place| ledger.give(pool, place));
+                return None;
+            };
+            missing = missing.saturating_sub(place.bytes());
+            places.push(place);
         }
-        Some(slots)
+        self.note(&ledger);
+        drop(ledger);
+        Some(places.into_iter().map(|place| self.slot(pool, place)).collect())
+    }
+
+    fn slot(self: &Arc<Self>, pool: Pool, place: Place) -> Slot {
+        Slot { held: Held { arena: Arc::clone(self), place, pool, kept_bytes: AtomicU64::new(place.bytes()) } }
     }
 
     /// Takes slots as [`Arena::take_all`] does, once there is memory for them.

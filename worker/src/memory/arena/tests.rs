@@ -121,3 +121,15 @@ async fn a_connection_waits_for_a_buffer_until_one_is_given_back() {
     assert!(slot.length() >= Inbound::<ReceiveBuffers>::BUFFER_BYTES_MIN);
     assert_eq!(buffers.0.waiting.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_several_slots_rests_while_there_are_only_some() {
+    let arena = arena();
+    let held = arena.take_all(Pool::Read, 3 * MIB).unwrap();
+    // It would never end if what is taken and given back in vain woke the one who waits.
+    let waited = clock::timeout(Duration::from_secs(1), arena.wait_all(Pool::Read, 2 * MIB)).await;
+    assert!(waited.is_err());
+    assert_eq!(arena.usage().held_total_bytes(), 3 * MIB);
+    drop(held);
+    assert_eq!(arena.wait_all(Pool::Read, 2 * MIB).await.len(), 2);
+}
