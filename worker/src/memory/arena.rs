@@ -55,8 +55,10 @@ pub(crate) struct Arena {
     /// Bytes of the mapping before the arena, for its alignment.
     skipped: usize,
     ledger: Mutex<Ledger>,
-    /// Told when something was given back while somebody waits.
+    /// Told when something was given back while somebody waits: those who borrow what they receive into, one of them, and
+    /// one of the others. What helps one of them may be of no use to the other, who would keep it from him.
     given_back: Notify,
+    given_back_else: Notify,
     waiting: AtomicUsize,
     /// What locations hold, as it was after the last change: to be looked at without the lock.
     held_bytes: AtomicU64,
@@ -81,9 +83,10 @@ impl Arena {
         }
         let map = MmapRaw::from(map);
         let skipped = map.as_mut_ptr().align_offset(ALIGNMENT);
-        let (given_back, waiting) = (Notify::new(), AtomicUsize::new(0));
+        let (given_back, given_back_else, waiting) = (Notify::new(), Notify::new(), AtomicUsize::new(0));
         let (held_bytes, limit_bytes) = (AtomicU64::new(0), ledger.limit_bytes(Pool::Push));
-        Ok(Arc::new(Self { map, skipped, ledger: Mutex::new(ledger), given_back, waiting, held_bytes, limit_bytes }))
+        let ledger = Mutex::new(ledger);
+        Ok(Arc::new(Self { map, skipped, ledger, given_back, given_back_else, waiting, held_bytes, limit_bytes }))
     }
 
     /// Takes a slot; see [`Ledger::take`].
@@ -123,7 +126,7 @@ impl Arena {
     pub(crate) async fn wait_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Vec<Slot> {
         let _waiting = Waiting::begin(&self.waiting);
         loop {
-            let mut given_back = pin!(self.given_back.notified());
+            let mut given_back = pin!(self.given_back_else.notified());
             given_back.as_mut().enable();
             if let Some(slots) = self.take_all(pool, bytes) {
                 return slots;
@@ -165,6 +168,7 @@ impl Arena {
         }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.given_back.notify_one();
+            self.given_back_else.notify_one();
         }
     }
 
