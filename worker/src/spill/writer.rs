@@ -63,8 +63,20 @@ impl Spill {
             match shutdown.or(clock::timeout(LOOK_EVERY, folder.work.notified())).await {
                 None => return,
                 Some(Ok(())) => {}
-                Some(Err(_)) => folder.look(self.clock.now()).await,
+                Some(Err(_)) => self.look(&folder).await,
             }
+        }
+    }
+
+    /// Asks a disk for its space. One that does not even tell that hangs, and keeps nobody waiting for long.
+    async fn look(&self, folder: &Arc<Folder>) {
+        let (disk, path) = (folder.disk.clone(), folder.path.clone());
+        let looked = self.run_within(folder, move || disk.space(&path)).await;
+        let now = self.clock.now();
+        match looked {
+            Some(Ok(space)) => folder.judge(now, |state| state.space(space.capacity_bytes, space.free_bytes)),
+            Some(Err(error)) => folder.erred(now, &error.source),
+            None => {}
         }
     }
 
@@ -233,7 +245,7 @@ fn write_shuffle(folder: &Folder, of: &OfShuffle, sums: &mut [Sums]) -> io::Resu
     if !of.opened.is_empty() {
         match of.files.record(&folder.disk, &of.opened, false) {
             Ok(()) | Err(RecordError::Released) => {}
-            Err(RecordError::Io(error)) => return Err(error),
+            Err(RecordError::Io(error) | RecordError::Sync(error)) => return Err(error),
         }
     }
     of.regions.iter().try_for_each(|region| of.files.write(&folder.disk, &folder.open, region, sums))
