@@ -67,3 +67,12 @@ async fn what_a_failed_sync_has_lost_is_never_taken_for_synced() {
     let other = seal(&store, id(1, 2), Durability::Synced).await;
     assert_eq!(other, Sealing::Sealed { batches: 1 }, "the other disk takes it");
 }
+
+#[tokio::test]
+async fn a_commit_waits_for_what_pressure_has_queued_before_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a")]);
+    let location = pushed(&store, id(1, 1), Durability::Written);
+    store.spill.enqueue(Waiting { location: Arc::clone(&location), whole: true, bytes: 0, latch: None });
+    assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+}

@@ -42,6 +42,8 @@ struct OfShuffle {
 #[derive(Default)]
 struct Gathered {
     taken: Vec<Taken>,
+    /// Commits wait for these too, which are among what is taken already.
+    again: Vec<Waiting>,
     work: BTreeMap<ShuffleKey, OfShuffle>,
     extents: usize,
     bytes: u64,
@@ -82,12 +84,15 @@ impl Spill {
 
     /// What waits at a disk that takes nothing goes to another one.
     fn leave(&self, folder: &Folder) {
-        let mut waiting = Vec::new();
-        while let Some(one) = folder.next() {
+        self.queue_again(folder, std::iter::from_fn(|| folder.next()).collect());
+    }
+
+    /// Queues what has left a folder's queue, wherever it goes now.
+    fn queue_again(&self, folder: &Folder, waiting: Vec<Waiting>) {
+        for one in waiting {
             folder.left(one.bytes);
-            waiting.push(one);
+            self.enqueue(one);
         }
-        waiting.into_iter().for_each(|one| self.enqueue(one));
     }
 
     /// Takes extents from those that wait, up to what one write may have.
@@ -104,7 +109,7 @@ impl Spill {
     }
 
     async fn write_once(&self, folder: &Arc<Folder>, gathered: Gathered) {
-        let Gathered { taken, work, extents, bytes } = gathered;
+        let Gathered { taken, again, work, extents, bytes } = gathered;
         let began = self.clock.now();
         let files: Vec<_> = work.values().map(|of| Arc::clone(&of.files)).collect();
         let at = Arc::clone(folder);
@@ -117,13 +122,15 @@ impl Spill {
                 let took = now.saturating_sub(began);
                 folder.judge(now, |state| state.wrote(now, bytes, took));
                 self.metrics.spill.wrote(bytes, took);
-                return self.publish(folder, taken, &sums);
+                self.publish(folder, taken, &sums);
+                return self.queue_again(folder, again);
             }
             Some(Err(error)) => folder.erred(now, &error),
             None => {}
         }
         self.pressure.set_hope(self.can_take(Durability::Written));
         self.give_up(folder, taken, &files);
+        self.queue_again(folder, again);
         clock::sleep(PAUSE).await;
     }
 
@@ -182,6 +189,11 @@ impl Gathered {
     fn take(&mut self, folder: &Folder, waiting: Waiting, room: u64) -> Result<(), Waiting> {
         let location = Arc::clone(&waiting.location);
         let mut state = location.lock();
+        let is_taken = || self.taken.iter().any(|taken| Arc::ptr_eq(&taken.waiting.location, &location));
+        if state.disk.is_flying && waiting.latch.is_some() && is_taken() {
+            self.again.push(waiting);
+            return Ok(());
+        }
         let is_free = state.log.life() != Life::Gone && !state.disk.is_flying;
         let cuts = if is_free { state.log.cut(room - self.bytes, waiting.whole) } else { Vec::new() };
         if cuts.is_empty() {
