@@ -55,8 +55,10 @@ pub(crate) struct Arena {
     /// Bytes of the mapping before the arena, for its alignment.
     skipped: usize,
     ledger: Mutex<Ledger>,
-    /// Told when something was given back while somebody waits.
+    /// Told when something was given back while somebody waits: those who borrow what they receive into, one of them, and
+    /// one of the others. What helps one of them may be of no use to the other, who would keep it from him.
     given_back: Notify,
+    given_back_else: Notify,
     waiting: AtomicUsize,
     /// What locations hold, as it was after the last change: to be looked at without the lock.
     held_bytes: AtomicU64,
@@ -84,13 +86,14 @@ impl Arena {
         }
         let map = MmapRaw::from(map);
         let skipped = map.as_mut_ptr().align_offset(ALIGNMENT);
-        let (given_back, waiting) = (Notify::new(), AtomicUsize::new(0));
+        let (given_back, given_back_else, waiting) = (Notify::new(), Notify::new(), AtomicUsize::new(0));
         let (limit_bytes, limit_of_replicas) = (ledger.limit_bytes(Pool::Push), ledger.limit_bytes(Pool::Replicate));
         Ok(Arc::new(Self {
             map,
             skipped,
             ledger: Mutex::new(ledger),
             given_back,
+            given_back_else,
             waiting,
             held_bytes: AtomicU64::new(0),
             limit_bytes,
@@ -137,7 +140,7 @@ impl Arena {
     pub(crate) async fn wait_all(self: &Arc<Self>, pool: Pool, bytes: u64) -> Vec<Slot> {
         let _waiting = Waiting::begin(&self.waiting);
         loop {
-            let mut given_back = pin!(self.given_back.notified());
+            let mut given_back = pin!(self.given_back_else.notified());
             given_back.as_mut().enable();
             if let Some(slots) = self.take_all(pool, bytes) {
                 return slots;
@@ -185,6 +188,7 @@ impl Arena {
         }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.given_back.notify_one();
+            self.given_back_else.notify_one();
         }
     }
 

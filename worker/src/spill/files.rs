@@ -33,6 +33,9 @@ pub(crate) enum RecordError {
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A sync failed: what it should have made safe may be gone, and another one would not tell.
+    #[error("sync: {0}")]
+    Sync(#[source] io::Error),
 }
 
 /// A shuffle's files in one folder.
@@ -94,6 +97,11 @@ pub(crate) fn records_path(shuffle: &Path) -> PathBuf {
 /// Where a segment is.
 pub(crate) fn segment_path(shuffle: &Path, segment: u32) -> PathBuf {
     shuffle.join(format!("segment-{segment:06}"))
+}
+
+/// Makes the names in a folder safe from a loss of power.
+pub(super) fn sync_dir(disk: &Disk, path: &Path) -> Result<(), RecordError> {
+    disk.sync_dir(path).map_err(|error| RecordError::Sync(error.into()))
 }
 
 impl ShuffleFiles {
@@ -195,8 +203,8 @@ impl ShuffleFiles {
         let file = disk.open(&records_path(&self.path), OpenHow::Write).map_err(io::Error::from)?;
         file.write_at(&[&head, records], before)?;
         if sync {
-            file.sync_data()?;
-            disk.sync_dir(&self.path).map_err(io::Error::from)?;
+            file.sync_data().map_err(RecordError::Sync)?;
+            sync_dir(disk, &self.path)?;
         }
         // What a failure left behind this is written over.
         self.records_bytes.store(before + (head.len() + records.len()) as u64, Ordering::Release);
@@ -204,11 +212,11 @@ impl ShuffleFiles {
     }
 
     /// Makes segments safe from a loss of power.
-    pub(super) fn sync(&self, disk: &Disk, open: &OpenFiles, segments: &[u32]) -> io::Result<()> {
+    pub(super) fn sync(&self, disk: &Disk, open: &OpenFiles, segments: &[u32]) -> Result<(), RecordError> {
         for segment in segments {
-            self.open_segment(disk, open, *segment)?.sync_data()?;
+            self.open_segment(disk, open, *segment)?.sync_data().map_err(RecordError::Sync)?;
         }
-        disk.sync_dir(&self.path).map_err(io::Error::from)
+        sync_dir(disk, &self.path)
     }
 
     /// Whether it was released.

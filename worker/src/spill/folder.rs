@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, ShuffleId};
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Waiting;
-use super::files::{OpenFiles, ShuffleFiles, ShuffleKey, shuffle_path};
+use super::files::{OpenFiles, RecordError, ShuffleFiles, ShuffleKey, shuffle_path};
 use crate::memory::location::Location;
 
 /// The subfolder that holds the shuffles.
@@ -67,6 +67,8 @@ pub(crate) struct Folder {
     pub(super) work: Notify,
     /// Writes that were given up and have not come back.
     pub(super) stuck: Arc<AtomicUsize>,
+    /// A sync failed here.
+    has_lost_sync: AtomicBool,
     _lock: FileLock,
 }
 
@@ -107,6 +109,7 @@ impl Folder {
             queue: Mutex::new(Queue::default()),
             work: Notify::new(),
             stuck: Arc::new(AtomicUsize::new(0)),
+            has_lost_sync: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -163,14 +166,17 @@ impl Folder {
         }
     }
 
-    /// Asks the disk for its space.
-    pub(super) async fn look(&self, now: Duration) {
-        let (disk, path) = (self.disk.clone(), self.path.clone());
-        match self.read(move || disk.space(&path)).await {
-            Ok(Ok(space)) => self.judge(now, |state| state.space(space.capacity_bytes, space.free_bytes)),
-            Ok(Err(error)) => self.erred(now, &error.source),
-            Err(_) => {}
+    /// Does what syncs. Once a sync has failed none is made any more: it would find nothing left to write, and take what was
+    /// lost for safe. Blocks.
+    pub(super) fn syncing(&self, sync: impl FnOnce() -> Result<(), RecordError>) -> Result<(), RecordError> {
+        if self.has_lost_sync.load(Ordering::Acquire) {
+            return Err(RecordError::Sync(io::Error::other("a sync of this disk has failed before")));
         }
+        let synced = sync();
+        if matches!(synced, Err(RecordError::Sync(_))) {
+            self.has_lost_sync.store(true, Ordering::Release);
+        }
+        synced
     }
 
     /// The files of a shuffle; made known where they were not.
@@ -217,11 +223,11 @@ impl Folder {
         }
     }
 
-    /// Tries again to remove what could not be removed.
-    pub(super) async fn remove_released(self: &Arc<Self>) {
+    /// Tries again to remove what could not be removed. Not waited for: the disk may hang.
+    pub(super) fn remove_released(self: &Arc<Self>) {
         let released = std::mem::take(&mut *self.released.lock());
         for files in released {
-            Arc::clone(self).remove(files).await;
+            mallorn_runtime::task::spawn(Arc::clone(self).remove(files));
         }
     }
 

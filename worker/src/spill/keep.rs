@@ -9,8 +9,9 @@ use std::sync::Arc;
 use mallorn_proto::durability::Durability;
 use mallorn_worker_core::push::Life;
 use mallorn_worker_core::record::{self, Name, Said, Whole};
+use mallorn_worker_core::spill::disk::DiskState;
 
-use super::files::{RecordError, ShuffleFiles, ShuffleKey};
+use super::files::{RecordError, ShuffleFiles, ShuffleKey, sync_dir};
 use super::{Folder, Spill};
 use crate::memory::location::{Location, Recorded};
 
@@ -68,7 +69,7 @@ impl Spill {
     /// A sync that failed is never repeated as if it had not: the disk is failed.
     async fn sync_at(&self, folder: &Arc<Folder>, shuffles: BTreeMap<ShuffleKey, BTreeSet<u32>>) -> bool {
         let at = Arc::clone(folder);
-        let job = move || {
+        let sync = move |at: &Folder| {
             for (key, segments) in &shuffles {
                 let Some(files) = at.known(*key) else { continue };
                 let segments: Vec<u32> = segments.iter().copied().collect();
@@ -77,21 +78,29 @@ impl Spill {
                     synced => synced?,
                 }
             }
-            at.disk.sync_dir(&at.shuffles_path()).map_err(std::io::Error::from)
+            sync_dir(&at.disk, &at.shuffles_path())
         };
         let began = self.clock.now();
-        match self.run_within(folder, job).await {
-            Some(Ok(())) => {
-                self.metrics.spill.synced(self.clock.now().saturating_sub(began));
-                true
-            }
-            Some(Err(error)) => {
-                tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
-                folder.judge(self.clock.now(), mallorn_worker_core::spill::disk::DiskState::failed);
-                false
-            }
-            None => false,
+        let outcome = self.run_within(folder, move || at.syncing(|| sync(&at))).await;
+        let synced = self.is_done(folder, outcome);
+        if synced {
+            self.metrics.spill.synced(self.clock.now().saturating_sub(began));
         }
+        synced
+    }
+
+    /// Whether a job was done; where it failed, the disk is judged by that.
+    fn is_done(&self, folder: &Folder, outcome: Option<Result<(), RecordError>>) -> bool {
+        match outcome {
+            Some(Ok(())) => return true,
+            Some(Err(RecordError::Sync(error))) => {
+                tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
+                folder.judge(self.clock.now(), DiskState::failed);
+            }
+            Some(Err(RecordError::Io(error))) => folder.erred(self.clock.now(), &error),
+            Some(Err(RecordError::Released)) | None => {}
+        }
+        false
     }
 
     /// Writes the records of locations whose bytes are on disk.
@@ -170,23 +179,18 @@ impl Spill {
         let of = records.iter().flat_map(|records| records.of.iter().copied()).collect();
         let at = Arc::clone(folder);
         let sync = durability == Durability::Synced;
-        let job = move || {
+        let write = move |at: &Folder| {
             for records in &records {
                 match records.files.record(&at.disk, &records.bytes, sync) {
                     Ok(()) | Err(RecordError::Released) => {}
-                    Err(RecordError::Io(error)) => return Err(error),
+                    Err(error) => return Err(error),
                 }
             }
-            if sync { at.disk.sync_dir(&at.shuffles_path()).map_err(std::io::Error::from) } else { Ok(()) }
+            if sync { sync_dir(&at.disk, &at.shuffles_path()) } else { Ok(()) }
         };
-        let written = match self.run_within(folder, job).await {
-            Some(Ok(())) => true,
-            Some(Err(error)) => {
-                folder.erred(self.clock.now(), &error);
-                false
-            }
-            None => false,
-        };
+        let job = move || if sync { at.syncing(|| write(&at)) } else { write(&at) };
+        let outcome = self.run_within(folder, job).await;
+        let written = self.is_done(folder, outcome);
         (written, of)
     }
 

@@ -369,3 +369,6 @@ impl Spill {
         (limit / (self.folders.len() as u64 + 1)).min(WRITE_BYTES_MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ struct OfShuffle {
 #[derive(Default)]
 struct Gathered {
     taken: Vec<Taken>,
+    /// Commits wait for these too, which are among what is taken already.
+    again: Vec<Waiting>,
     work: BTreeMap<ShuffleKey, OfShuffle>,
     extents: usize,
     bytes: u64,
@@ -60,7 +62,7 @@ impl Spill {
                 self.write_once(&folder, gathered).await;
                 if self.clock.now().saturating_sub(looked) >= LOOK_EVERY {
                     looked = self.clock.now();
-                    folder.look(looked).await;
+                    self.look(&folder).await;
                 }
                 continue;
             }
@@ -69,22 +71,37 @@ impl Spill {
                 Some(Ok(())) => {}
                 Some(Err(_)) => {
                     looked = self.clock.now();
-                    folder.look(looked).await;
-                    folder.remove_released().await;
+                    self.look(&folder).await;
+                    folder.remove_released();
                     self.weigh();
                 }
             }
         }
     }
 
+    /// Asks a disk for its space. One that does not even tell that hangs, and keeps nobody waiting for long.
+    async fn look(&self, folder: &Arc<Folder>) {
+        let (disk, path) = (folder.disk.clone(), folder.path.clone());
+        let looked = self.run_within(folder, move || disk.space(&path)).await;
+        let now = self.clock.now();
+        match looked {
+            Some(Ok(space)) => folder.judge(now, |state| state.space(space.capacity_bytes, space.free_bytes)),
+            Some(Err(error)) => folder.erred(now, &error.source),
+            None => {}
+        }
+    }
+
     /// What waits at a disk that takes nothing goes to another one.
     fn leave(&self, folder: &Folder) {
-        let mut waiting = Vec::new();
-        while let Some(one) = folder.next() {
+        self.queue_again(folder, std::iter::from_fn(|| folder.next()).collect());
+    }
+
+    /// Queues what has left a folder's queue, wherever it goes now.
+    fn queue_again(&self, folder: &Folder, waiting: Vec<Waiting>) {
+        for one in waiting {
             folder.left(one.bytes);
-            waiting.push(one);
+            self.enqueue(one);
         }
-        waiting.into_iter().for_each(|one| self.enqueue(one));
     }
 
     /// Takes extents from those that wait, up to what one write may have.
@@ -101,7 +118,7 @@ impl Spill {
     }
 
     async fn write_once(&self, folder: &Arc<Folder>, gathered: Gathered) {
-        let Gathered { taken, work, extents, bytes } = gathered;
+        let Gathered { taken, again, work, extents, bytes } = gathered;
         let began = self.clock.now();
         let files: Vec<_> = work.values().map(|of| Arc::clone(&of.files)).collect();
         let opens = work.values().flat_map(|of| &of.regions).any(|region| region.opens.is_some());
@@ -117,16 +134,18 @@ impl Spill {
                 self.metrics.spill.wrote(bytes, took);
                 if opens {
                     // A new segment takes its space at once.
-                    folder.look(now).await;
+                    self.look(folder).await;
                     self.weigh();
                 }
-                return self.publish(folder, taken, &sums);
+                self.publish(folder, taken, &sums);
+                return self.queue_again(folder, again);
             }
             Some(Err(error)) => folder.erred(now, &error),
             None => {}
         }
         self.weigh();
         self.give_up(folder, taken, &files);
+        self.queue_again(folder, again);
         clock::sleep(PAUSE).await;
     }
 
@@ -185,6 +204,11 @@ impl Gathered {
     fn take(&mut self, folder: &Folder, waiting: Waiting, room: u64) -> Result<(), Waiting> {
         let location = Arc::clone(&waiting.location);
         let mut state = location.lock();
+        let is_taken = || self.taken.iter().any(|taken| Arc::ptr_eq(&taken.waiting.location, &location));
+        if state.disk.is_flying && waiting.latch.is_some() && is_taken() {
+            self.again.push(waiting);
+            return Ok(());
+        }
         let is_free = state.log.life() != Life::Gone && !state.disk.is_flying;
         let cuts = if is_free { state.log.cut(room - self.bytes, waiting.whole) } else { Vec::new() };
         if cuts.is_empty() {
@@ -248,7 +272,7 @@ fn write_shuffle(folder: &Folder, of: &OfShuffle, sums: &mut [Sums]) -> io::Resu
     if !of.opened.is_empty() {
         match of.files.record(&folder.disk, &of.opened, false) {
             Ok(()) | Err(RecordError::Released) => {}
-            Err(RecordError::Io(error)) => return Err(error),
+            Err(RecordError::Io(error) | RecordError::Sync(error)) => return Err(error),
         }
     }
     of.regions.iter().try_for_each(|region| of.files.write(&folder.disk, &folder.open, region, sums))

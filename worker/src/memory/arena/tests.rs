@@ -133,3 +133,17 @@ async fn who_waits_for_more_than_there_is_lets_others_go_on() {
     let (slots, ()) = tokio::join!(arena.wait_all(Pool::Read, MIB), async { drop(rest) });
     assert_eq!(slots.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_receive_is_woken_whoever_else_waits() {
+    let arena = arena();
+    let read = arena.take_all(Pool::Read, 4 * MIB).unwrap();
+    let mut received: Vec<_> = std::iter::from_fn(|| arena.take(Pool::Receive, RECEIVE_BYTES, RECEIVE_BYTES)).collect();
+    let buffers = ReceiveBuffers(Arc::clone(&arena));
+    let second = Duration::from_secs(1);
+    let give_back = async { drop(received.pop()) };
+    let reads = clock::timeout(second, arena.wait_all(Pool::Read, MIB));
+    let (waited, borrowed, ()) = tokio::join!(reads, clock::timeout(second, buffers.borrow()), give_back);
+    assert!(waited.is_err() && borrowed.is_ok());
+    drop(read);
+}

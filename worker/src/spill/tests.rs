@@ -1,0 +1,78 @@
+use std::path::PathBuf;
+
+use mallorn_proto::batch::BatchHeader;
+use mallorn_proto::id::{Attempt, BatchId, LocationId, MapId, SealId};
+use mallorn_runtime::disk::Disk;
+use mallorn_runtime::random::Random;
+use mallorn_runtime::task::Tasks;
+use mallorn_worker_core::commit::Sealing;
+use mallorn_worker_core::push::SplitLimits;
+use prometheus::Registry;
+
+use super::files::RecordError;
+use super::*;
+use crate::memory::location::append::Body;
+use crate::memory::store::tests::{BODY, application, id};
+use crate::memory::store::{Bounds, Copies, Wanted};
+use crate::push::answers::{Answers, Asking};
+
+const BATCH: usize = 1000;
+const SEAL: SealId = SealId(5);
+
+/// A store on folders of a machine's disk, and what writes to them until it is dropped.
+fn store(folders: &[PathBuf]) -> (Arc<Store>, Tasks) {
+    let arena = Arena::new(16 * 1024 * 1024, BODY).unwrap();
+    let metrics = Metrics::new(&Registry::new(), &arena).unwrap();
+    let open = |(index, path): (usize, &PathBuf)| {
+        Disk::real().create_dir(path).unwrap();
+        Arc::new(Folder::open(index as u16, index as u64 + 1, path, &Disk::real()).unwrap())
+    };
+    let spill = Spill::new(arena, folders.iter().enumerate().map(open).collect(), metrics.clone());
+    let mut writers = Tasks::new();
+    for folder in spill.folders() {
+        writers.spawn(Arc::clone(&spill).write(Arc::clone(folder), Shutdown::new()));
+    }
+    let bounds = Bounds { body_bytes_max: BODY, split: SplitLimits::NONE };
+    (Arc::new(Store::new(spill, bounds, Random::seeded(1), metrics)), writers)
+}
+
+/// Reserves a location and pushes one batch to it.
+fn pushed(store: &Store, id: LocationId, durability: Durability) -> Arc<Location> {
+    let wanted = Wanted { copies: Copies::Lone, durability };
+    store.reserve(&application("a"), store.incarnation(), &[id], &wanted).unwrap();
+    let location = store.by_name(&application("a"), id).unwrap();
+    let header = BatchHeader { map: MapId(0), attempt: Attempt(0), batch: BatchId(0), length: BATCH as u32 - 16 };
+    let answers = Answers::new(store.metrics.clone());
+    let mut ask = Asking::new(&answers, 1, 1);
+    location.push(&store.arena, header, Body::Copied(&[1; BATCH]), &mut ask).unwrap();
+    location
+}
+
+async fn seal(store: &Store, id: LocationId, durability: Durability) -> Sealing {
+    store.seal(&application("a"), durability, &[(id, SEAL, BATCH as u64)]).await[0]
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_has_lost_is_never_taken_for_synced() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a"), root.path().join("b")]);
+    let location = pushed(&store, id(1, 1), Durability::Synced);
+    assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+    let at = usize::from(location.lock().disk.index.unwrap());
+    // Two commits sync at once: the second finds what the first one has lost as it would be after any sync.
+    let failed = store.spill.folders[at].syncing(|| Err(RecordError::Sync(std::io::Error::other("on purpose"))));
+    assert!(failed.is_err());
+    assert_eq!(seal(&store, id(1, 1), Durability::Synced).await, Sealing::NotDurable);
+    pushed(&store, id(1, 2), Durability::Synced);
+    let other = seal(&store, id(1, 2), Durability::Synced).await;
+    assert_eq!(other, Sealing::Sealed { batches: 1 }, "the other disk takes it");
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_what_pressure_has_queued_before_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a")]);
+    let location = pushed(&store, id(1, 1), Durability::Written);
+    store.spill.enqueue(Waiting { location: Arc::clone(&location), whole: true, bytes: 0, latch: None });
+    assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+}
