@@ -201,6 +201,10 @@ pub enum Trouble {
 /// ask for it first.
 #[must_use]
 pub fn trouble(error: &io::Error) -> Trouble {
+    if let Some(FileError { source, .. }) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        // The kind alone does not tell a process without descriptors from a broken disk.
+        return trouble(source);
+    }
     match (error.kind(), Errno::from_io_error(error)) {
         (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => Trouble::Full,
         (ErrorKind::OutOfMemory, _) | (_, Some(Errno::MFILE | Errno::NFILE)) => Trouble::Process,

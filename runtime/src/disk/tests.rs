@@ -152,6 +152,10 @@ fn an_error_tells_what_it_says_about_the_disk() {
     assert_eq!([Errno::NOSPC, Errno::DQUOT].map(of), [Trouble::Full; 2]);
     assert_eq!([Errno::IO, Errno::ROFS, Errno::NOENT, Errno::NODEV].map(of), [Trouble::Failing; 4]);
     assert_eq!([Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(of), [Trouble::Process; 3]);
+    let of_file = |errno: Errno| FileError { action: FileAction::Open, path: "/data".into(), source: errno.into() };
+    let passed_on = |errno| trouble(&of_file(errno).into());
+    let expected = [Trouble::Process, Trouble::Full, Trouble::Failing];
+    assert_eq!([Errno::MFILE, Errno::DQUOT, Errno::IO].map(passed_on), expected);
 }
 
 #[cfg(target_os = "linux")]

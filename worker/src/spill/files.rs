@@ -201,14 +201,22 @@ impl ShuffleFiles {
             record::put_header(&mut head, &Header { application, shuffle: self.shuffle, boot });
         }
         let file = disk.open(&records_path(&self.path), OpenHow::Write).map_err(io::Error::from)?;
+        if file.length()? > before {
+            // What a failure left is longer than this may be, and what sticks out would be read as records again.
+            file.truncate(before)?;
+        }
         file.write_at(&[&head, records], before)?;
         if sync {
             file.sync_data().map_err(RecordError::Sync)?;
             sync_dir(disk, &self.path)?;
         }
-        // What a failure left behind this is written over.
         self.records_bytes.store(before + (head.len() + records.len()) as u64, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether nothing was recorded yet: without a file of records segments are nobody's after a restart.
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.records_bytes.load(Ordering::Acquire) == 0
     }
 
     /// Makes segments safe from a loss of power.

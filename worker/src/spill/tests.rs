@@ -7,6 +7,7 @@ use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Tasks;
 use mallorn_worker_core::commit::Sealing;
 use mallorn_worker_core::push::SplitLimits;
+use mallorn_worker_core::record::{self, Name, Said};
 use prometheus::Registry;
 
 use super::files::RecordError;
@@ -75,4 +76,27 @@ async fn a_commit_waits_for_what_pressure_has_queued_before_it() {
     let location = pushed(&store, id(1, 1), Durability::Written);
     store.spill.enqueue(Waiting { location: Arc::clone(&location), whole: true, bytes: 0, latch: None });
     assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+}
+
+#[test]
+fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Disk::real();
+    let files = || ShuffleFiles::new(root.path(), Arc::new(application("a")), id(1, 1).shuffle, String::new());
+    let opened = |partition| {
+        let mut bytes = Vec::new();
+        let id = id(1, partition);
+        record::put(&mut bytes, Name { partition: id.partition, epoch: id.epoch }, &Said::Opened, &[]);
+        bytes
+    };
+    // These were written, and then their write failed: nobody counts with them.
+    files().record(&disk, &[opened(1), opened(2), opened(3)].concat(), false).unwrap();
+    let next = files();
+    next.record(&disk, &opened(4), false).unwrap();
+    let shuffle = disk.list(root.path()).unwrap().remove(0).name;
+    let bytes = disk.read(&records_path(&root.path().join(shuffle)), 10_000).unwrap();
+    let (_, rest) = record::get_header(&bytes).unwrap();
+    let (records, torn) = record::records(rest, &[]);
+    assert_eq!((records.len(), torn), (1, 0));
+    assert_eq!(records[0].0.partition, id(1, 4).partition);
 }

@@ -269,7 +269,7 @@ fn write_all(folder: &Folder, work: Vec<OfShuffle>, extents: usize) -> io::Resul
 }
 
 fn write_shuffle(folder: &Folder, of: &OfShuffle, sums: &mut [Sums]) -> io::Result<()> {
-    if !of.opened.is_empty() {
+    if !of.opened.is_empty() || of.files.is_unnamed() {
         match of.files.record(&folder.disk, &of.opened, false) {
             Ok(()) | Err(RecordError::Released) => {}
             Err(RecordError::Io(error) | RecordError::Sync(error)) => return Err(error),
