@@ -103,9 +103,9 @@ impl ShuffleFiles {
         Self { application, shuffle, path, boot, segments, records_bytes, is_released: AtomicBool::new(false) }
     }
 
-    /// As a restarted worker has found them: so many bytes of records, and these segments.
-    pub(crate) fn found(self, records_bytes: u64, segments: impl Iterator<Item = u32>) -> Self {
-        let (segments, records_bytes) = (Mutex::new(Segments::after(segments)), AtomicU64::new(records_bytes));
+    /// As a restarted worker has found them: so many bytes of records, and segments up to the next one.
+    pub(crate) fn found(self, records_bytes: u64, next_segment: u32) -> Self {
+        let (segments, records_bytes) = (Mutex::new(Segments::from(next_segment)), AtomicU64::new(records_bytes));
         Self { segments, records_bytes, ..self }
     }
 
