@@ -325,7 +325,8 @@ fn restore_one(
     let mut state = location.lock();
     let index = u16::try_from(folder).ok();
     state.disk = OnDisk { index, recorded, named_on, ..OnDisk::default() };
-    state.tell();
+    // Nothing of it is in memory; its extents are, and are charged with this.
+    state.forget_clean();
     Ok(true)
 }
 
