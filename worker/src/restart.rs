@@ -66,7 +66,10 @@ struct Found {
     folder: usize,
     header: Header,
     records_bytes: u64,
+    /// Those that are ours and whole at their beginning, with their lengths.
     segments: BTreeMap<u32, u64>,
+    /// The highest number of any.
+    last_segment: Option<u32>,
     locations: BTreeMap<Name, Option<Said>>,
 }
 
@@ -148,16 +151,22 @@ fn read_shuffle(folder: &Folder, path: &Path, ids: &[u64]) -> Result<Option<Foun
     for (name, said) in said {
         locations.insert(name, said);
     }
-    let segments = read_segments(folder, path, &header)?;
+    let (segments, last_segment) = read_segments(folder, path, &header)?;
     let records_bytes = (bytes.len() - torn) as u64;
-    Ok(Some(Found { folder: usize::from(folder.index), header, records_bytes, segments, locations }))
+    let folder = usize::from(folder.index);
+    Ok(Some(Found { folder, header, records_bytes, segments, last_segment, locations }))
 }
 
-/// The segments that are ours, with their lengths.
-fn read_segments(folder: &Folder, path: &Path, header: &Header) -> Result<BTreeMap<u32, u64>, RestartError> {
-    let mut segments = BTreeMap::new();
+/// The segments that are ours, with their lengths, and the highest number of any.
+fn read_segments(
+    folder: &Folder,
+    path: &Path,
+    header: &Header,
+) -> Result<(BTreeMap<u32, u64>, Option<u32>), RestartError> {
+    let (mut segments, mut last) = (BTreeMap::new(), None);
     for entry in folder.disk.list(path)? {
         let Some(number) = entry.name.strip_prefix("segment-").and_then(|number| number.parse().ok()) else { continue };
+        last = last.max(Some(number));
         let file = path.join(&entry.name);
         match check_segment(&folder.disk, &file, header, number) {
             Ok(Ok(())) => drop(segments.insert(number, entry.bytes)),
@@ -168,7 +177,7 @@ fn read_segments(folder: &Folder, path: &Path, header: &Header) -> Result<BTreeM
             Err(error) => tracing::warn!(event = "segment_lost", path = %file.display(), %error),
         }
     }
-    Ok(segments)
+    Ok((segments, last))
 }
 
 fn check_segment(disk: &Disk, path: &Path, header: &Header, number: u32) -> io::Result<Result<(), FormError>> {
@@ -218,8 +227,9 @@ fn restore_shuffle(
     }
     restarted.restored += kept;
     store.metrics.spill.restarted(kept as u64, lost.len() as u64);
-    for found in all {
-        keep_files(&folders[found.folder], &application, found, &used);
+    let next_segments: Vec<u32> = all.iter().map(|found| next_segment(found, &all)).collect();
+    for (found, next_segment) in all.into_iter().zip(next_segments) {
+        keep_files(&folders[found.folder], &application, (found, next_segment), &used);
     }
     Ok(())
 }
@@ -237,7 +247,8 @@ fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> SortedOut {
     let mut candidates: BTreeMap<Name, Candidate> = BTreeMap::new();
     let (mut lost, mut moved) = (BTreeSet::new(), BTreeSet::new());
     for found in all {
-        let is_old_boot = found.header.boot != folders[found.folder].boot;
+        // A system that does not tell its boots may have lost its power in between.
+        let is_old_boot = found.header.boot.is_empty() || found.header.boot != folders[found.folder].boot;
         for (name, said) in &found.locations {
             match said {
                 Some(Said::Whole(whole)) => {
@@ -314,7 +325,8 @@ fn restore_one(
     let mut state = location.lock();
     let index = u16::try_from(folder).ok();
     state.disk = OnDisk { index, recorded, named_on, ..OnDisk::default() };
-    state.tell();
+    // Nothing of it is in memory; its extents are, and are charged with this.
+    state.forget_clean();
     Ok(true)
 }
 
@@ -336,8 +348,24 @@ fn take_in(
     store.restore(made).ok_or_else(|| RestartError::NoMemory { locations: store.all().len() })
 }
 
+/// The first number that no segment of a folder has and no record names: one that is lost is never taken for a later one.
+fn next_segment(found: &Found, all: &[Found]) -> u32 {
+    let wholes = all.iter().flat_map(|found| found.locations.values()).filter_map(|said| match said {
+        Some(Said::Whole(whole)) => Some(whole),
+        Some(Said::Opened | Said::Dropped) | None => None,
+    });
+    let places = wholes.flat_map(|whole| &whole.restored.extents).map(|extent| extent.place);
+    let named = places.filter(|place| usize::from(place.disk) == found.folder).map(|place| place.segment).max();
+    found.last_segment.max(named).map_or(0, |last| last.saturating_add(1))
+}
+
 /// Goes on with a shuffle's files, or removes them where nothing of it is whole or was handed over.
-fn keep_files(folder: &Folder, application: &Arc<Application>, found: Found, used: &BTreeSet<usize>) {
+fn keep_files(
+    folder: &Folder,
+    application: &Arc<Application>,
+    (found, next_segment): (Found, u32),
+    used: &BTreeSet<usize>,
+) {
     let shuffle: ShuffleId = found.header.shuffle;
     let key = (application.instance, shuffle);
     if !used.contains(&found.folder) {
@@ -345,7 +373,7 @@ fn keep_files(folder: &Folder, application: &Arc<Application>, found: Found, use
         return;
     }
     let files = ShuffleFiles::new(&folder.shuffles_path(), Arc::clone(application), shuffle, found.header.boot);
-    folder.found(files.found(found.records_bytes, found.segments.into_keys()));
+    folder.found(files.found(found.records_bytes, next_segment));
 }
 
 fn remove(disk: &Disk, path: &Path) {

@@ -188,6 +188,34 @@ async fn a_broken_record_or_a_cut_segment_loses_its_locations_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_lost_is_never_taken_for_one_written_later() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = folders(root.path(), &["a"]);
+    let (kept, lost, later) = (location(1, 0), location(1, 1), location(1, 2));
+    // Each in a segment of its own, for a restarted worker begins a new one.
+    for id in [kept, lost] {
+        let node = start(&paths, Durability::Synced).await;
+        let handle = node.reserve(id).await;
+        push(&mut node.open(Role::Push).await, handle, &numbered(id, 0, 50_000)).await;
+        node.commit(id).await;
+    }
+    let shuffles = paths[0].join("shuffles");
+    let shuffle = shuffles.join(&Disk::real().list(&shuffles).unwrap()[0].name);
+    Disk::real().remove_file(&shuffle.join("segment-000001")).unwrap();
+    let node = start(&paths, Durability::Written).await;
+    assert_eq!(node.freeze(lost).await, None);
+    let handle = node.reserve(later).await;
+    push(&mut node.open(Role::Push).await, handle, &numbered(later, 0, 50_000)).await;
+    node.commit(later).await;
+    drop(node);
+    let node = start(&paths, Durability::Written).await;
+    assert_eq!(node.freeze(lost).await, None, "another one's bytes are not its own");
+    for id in [kept, later] {
+        assert_reads(&node, id, &[numbered(id, 0, 50_000)]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_workers_on_one_folder_and_files_of_a_newer_version_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let paths = folders(root.path(), &["a"]);

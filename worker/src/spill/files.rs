@@ -78,11 +78,14 @@ impl Region {
 /// Checksums of an extent: of its batches, and of their list.
 pub(super) type Sums = (u32, u32);
 
-/// Segments that are open.
+/// Segments that are open, to be written on or only to be read: a disk that takes no writes any more is read all the same.
 #[derive(Default)]
 pub(crate) struct OpenFiles {
-    files: Mutex<BTreeMap<(ShuffleKey, u32), File>>,
+    files: Mutex<BTreeMap<OpenKey, File>>,
 }
+
+/// A segment of a shuffle, and whether it is written on.
+type OpenKey = (ShuffleKey, u32, bool);
 
 /// Where a shuffle's files are.
 pub(super) fn shuffle_path(shuffles: &Path, (instance, shuffle): ShuffleKey) -> PathBuf {
@@ -111,9 +114,9 @@ impl ShuffleFiles {
         Self { application, shuffle, path, boot, segments, records_bytes, is_released: AtomicBool::new(false) }
     }
 
-    /// As a restarted worker has found them: so many bytes of records, and these segments.
-    pub(crate) fn found(self, records_bytes: u64, segments: impl Iterator<Item = u32>) -> Self {
-        let (segments, records_bytes) = (Mutex::new(Segments::after(segments)), AtomicU64::new(records_bytes));
+    /// As a restarted worker has found them: so many bytes of records, and segments up to the next one.
+    pub(crate) fn found(self, records_bytes: u64, next_segment: u32) -> Self {
+        let (segments, records_bytes) = (Mutex::new(Segments::from(next_segment)), AtomicU64::new(records_bytes));
         Self { segments, records_bytes, ..self }
     }
 
@@ -126,10 +129,10 @@ impl ShuffleFiles {
         let file = match region.opens {
             Some(capacity) => {
                 let file = self.create_segment(disk, region.segment, (capacity, region.end()))?;
-                open.keep((self.key(), region.segment), &file);
+                open.keep((self.key(), region.segment, true), &file);
                 file
             }
-            None => self.open_segment(disk, open, region.segment)?,
+            None => self.open_to_write(disk, open, region.segment)?,
         };
         let mut pieces: Vec<&[u8]> = Vec::new();
         let mut bytes = 0;
@@ -171,20 +174,34 @@ impl ShuffleFiles {
         disk.make_dir(&self.path).map_err(io::Error::from)
     }
 
-    /// A segment, to be read or written on.
+    /// A segment, to be read or synced.
     pub(crate) fn open_segment(&self, disk: &Disk, open: &OpenFiles, segment: u32) -> io::Result<File> {
-        let key = (self.key(), segment);
-        if let Some(file) = open.files.lock().get(&key) {
-            return Ok(file.clone());
+        let present = [true, false].into_iter().find_map(|writes| open.get(&(self.key(), segment, writes)));
+        if let Some(file) = present {
+            return Ok(file);
         }
-        let how = if self.is_released.load(Ordering::Acquire) { OpenHow::Read } else { OpenHow::Write };
-        let path = segment_path(&self.path, segment);
-        let length = disk.open(&path, OpenHow::Read).map_err(io::Error::from)?.length()?;
-        if length == 0 {
+        let file = self.open_present(disk, segment)?;
+        open.keep((self.key(), segment, false), &file);
+        Ok(file)
+    }
+
+    /// A segment that there is, to be written on.
+    fn open_to_write(&self, disk: &Disk, open: &OpenFiles, segment: u32) -> io::Result<File> {
+        let key = (self.key(), segment, true);
+        if let Some(file) = open.get(&key) {
+            return Ok(file);
+        }
+        self.open_present(disk, segment)?;
+        let file = disk.open(&segment_path(&self.path, segment), OpenHow::Write).map_err(io::Error::from)?;
+        open.keep(key, &file);
+        Ok(file)
+    }
+
+    fn open_present(&self, disk: &Disk, segment: u32) -> io::Result<File> {
+        let file = disk.open(&segment_path(&self.path, segment), OpenHow::Read).map_err(io::Error::from)?;
+        if file.length()? == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment is empty"));
         }
-        let file = disk.open(&path, how).map_err(io::Error::from)?;
-        open.keep(key, &file);
         Ok(file)
     }
 
@@ -247,7 +264,11 @@ impl ShuffleFiles {
 }
 
 impl OpenFiles {
-    fn keep(&self, key: (ShuffleKey, u32), file: &File) {
+    fn get(&self, key: &OpenKey) -> Option<File> {
+        self.files.lock().get(key).cloned()
+    }
+
+    fn keep(&self, key: OpenKey, file: &File) {
         let mut files = self.files.lock();
         files.insert(key, file.clone());
         if files.len() > OPEN_MAX {
@@ -257,6 +278,6 @@ impl OpenFiles {
     }
 
     fn forget(&self, key: ShuffleKey) {
-        self.files.lock().retain(|(of, _), _| *of != key);
+        self.files.lock().retain(|(of, ..), _| *of != key);
     }
 }

@@ -114,11 +114,14 @@ impl Spill {
                 continue;
             };
             let synced = durability == Durability::Synced;
-            let Some(whole) = Whole::of(&location.lock().log, synced, location.from) else {
+            let state = location.lock();
+            let Some(whole) = Whole::of(&state.log, synced, location.from) else {
                 kept[index] = false;
                 continue;
             };
+            // Under the lock, so that a release finds these files, and none are made after it.
             let files = folder.files(&location.application, location.id.shuffle);
+            drop(state);
             let records = by_folder.entry(folder.index).or_default().entry(files.key());
             let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
             let name = Name { partition: location.id.partition, epoch: location.id.epoch };

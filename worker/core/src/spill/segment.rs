@@ -29,10 +29,10 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Goes on after segments that a restarted worker has found.
+    /// Goes on with this number, where a restarted worker has found others.
     #[must_use]
-    pub fn after(numbers: impl Iterator<Item = u32>) -> Self {
-        Self { open: None, next: numbers.max().map_or(0, |last| last.saturating_add(1)) }
+    pub fn from(next: u32) -> Self {
+        Self { open: None, next }
     }
 
     /// Takes `bytes` at the end of the last segment, or in a new one where that is full.
@@ -97,6 +97,6 @@ mod tests {
         assert!(segments.allocate(large).opens.unwrap() >= large + SEGMENT_HEADER_BYTES);
         segments.abandon();
         assert_eq!(segments.allocate(1), Allocation { segment: 1, position: 64, opens: Some(SEGMENT_BYTES_MIN) });
-        assert_eq!(Segments::after([3, 7].into_iter()).allocate(1).segment, 8);
+        assert_eq!(Segments::from(8).allocate(1).segment, 8);
     }
 }
