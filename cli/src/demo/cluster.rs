@@ -183,11 +183,16 @@ impl Cluster {
         alive.max_by_key(|worker| worker.resident_bytes())
     }
 
+    /// A worker by its name. Which one is the fullest may change while others are asked something.
+    fn worker(&mut self, name: &str) -> Option<&mut Process> {
+        self.workers.iter_mut().find(|worker| worker.name() == name && worker.is_running())
+    }
+
     /// Kills the worker that has most in memory with SIGKILL, and returns its name.
     pub(super) async fn kill_fullest_worker(&mut self) -> Option<String> {
         let name = self.fullest()?.name().to_owned();
         self.count_bytes_of(&name).await;
-        self.fullest()?.kill(Fate::KilledByFault).await;
+        self.worker(&name)?.kill(Fate::KilledByFault).await;
         // If the demo is killed before it can clean up, the others can't know that this one does not.
         for folder in std::iter::once(&self.folder).chain(&self.data) {
             let _ = Disk::real().remove_dir_all(&folder.path().join(&name));
@@ -201,7 +206,7 @@ impl Cluster {
         let Some(name) = self.fullest().map(|worker| worker.name().to_owned()) else { return Ok(None) };
         let Some((_, master)) = self.master else { return Ok(None) };
         self.count_bytes_of(&name).await;
-        if let Some(worker) = self.fullest() {
+        if let Some(worker) = self.worker(&name) {
             worker.kill(Fate::KilledByFault).await;
         }
         self.restarted = Some(self.spawn_worker(&name, master)?);
@@ -223,7 +228,7 @@ impl Cluster {
         let failed = |why: String| ClusterError::Drain { name: name.clone(), why };
         let handed_over = bytes::hand_over(master, &self.cluster, &name, DRAIN_WITHIN).await.map_err(failed)?;
         self.count_bytes_of(&name).await;
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.name() == name) {
+        if let Some(worker) = self.worker(&name) {
             worker.terminate(END_WITHIN).await.map_err(failed)?;
         }
         Ok(Some((name, handed_over)))
