@@ -1,5 +1,5 @@
-//! The check of the simulation itself: the same seed gives the same bytes, in any process; and the oracle notices what is
-//! wrong.
+//! The check of the simulation itself: the same seed gives the same bytes, in any process; and what is made wrong on
+//! purpose is noticed.
 
 use std::path::Path;
 
@@ -23,10 +23,10 @@ pub(crate) fn all(seeds: u64, first_seed: u64) -> bool {
     same && noticed
 }
 
-/// Whether the oracle notices this; `false` also when there was nothing to spoil.
+/// Whether this is noticed; `false` also when there was nothing to spoil.
 fn is_noticed(sabotage: Sabotage) -> bool {
     for seed in 1..=SABOTAGE_SEEDS {
-        let report = run::run(Scenario::Network, seed, Some(sabotage));
+        let report = run::run(sabotage.scenario(), seed, Some(sabotage));
         if let Some(wrong) = report.wrong.first() {
             println!("sabotage {sabotage:?}, seed {seed}: noticed: {wrong}");
             return true;

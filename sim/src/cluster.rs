@@ -11,14 +11,14 @@ use std::time::Duration;
 use mallorn_master::{MasterSettings, PlacementStrategy};
 use mallorn_runtime::clock;
 use mallorn_runtime::config::{ByteSize, Span};
-use mallorn_runtime::disk::{Disk, DiskFaults};
+use mallorn_runtime::disk::{Conditions, Disk, DiskFaults};
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker::{StartError, Surroundings, WorkerConfig};
 use prometheus::Registry;
 use turmoil::Sim;
 
-use crate::engine::{self, Queue, World};
+use crate::engine::{self, Queue, Sabotage, World};
 use crate::job;
 use crate::setup::{CLUSTER, MASTER_PORT, Settings, derive};
 
@@ -117,8 +117,9 @@ fn worker_config(settings: &Settings, name: &str, number: u32) -> WorkerConfig {
 fn disks(world: &World, name: &str, number: u32) -> Disk {
     let disk = Disk::simulated_with(Random::seeded(derive(world.seed, "disk", &[number])));
     let disks = world.settings.disks;
+    let in_order = Conditions { lies: world.sabotage == Some(Sabotage::Lie), ..disks.in_order() };
     if let Some(faults) = disk.faults() {
-        disks.folders().iter().for_each(|folder| faults.change(folder, |conditions| *conditions = disks.in_order()));
+        disks.folders().iter().for_each(|folder| faults.change(folder, |conditions| *conditions = in_order.clone()));
     }
     world.board.add_disks(name, disk.clone());
     disk

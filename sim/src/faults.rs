@@ -25,6 +25,8 @@ pub(crate) use disk::{Target, Trouble, files, met};
 pub(crate) enum Phase {
     /// Maps run.
     Map,
+    /// All maps have ended, and the stage is being committed; by readers where they name tokens.
+    Commit,
     /// The stage has ended and is committed; nobody reads yet.
     Committed,
     /// Readers read.

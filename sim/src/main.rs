@@ -8,6 +8,7 @@
 //! | the machines and what runs on them | `cluster` |
 //! | the engine: driver, map attempts, readers | `job`, `engine`, `workload` |
 //! | the verdict | `oracle`, `promise` |
+//! | many runs together | `tally`, `children` |
 //! | the same seed twice, the same bytes | `check`, `trace`, `entropy` |
 
 mod board;
@@ -23,10 +24,10 @@ mod promise;
 mod run;
 mod scenario;
 mod setup;
+mod tally;
 mod trace;
 mod workload;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ use clap::{Parser, Subcommand};
 use crate::children::Child;
 use crate::run::Report;
 use crate::scenario::Scenario;
+use crate::tally::Tally;
 
 /// Simulates whole Mallorn clusters, with faults drawn from a seed
 #[derive(Debug, Parser)]
@@ -107,34 +109,24 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
     let scenarios = chosen(scenario);
     let runs =
         (first_seed..first_seed + seeds).flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
-    let (mut count, mut wrong, mut totals) = (0, Vec::new(), BTreeMap::<String, u64>::new());
+    let (mut count, mut wrong, mut tally) = (0, Vec::new(), Tally::default());
     children::each(
         runs,
         |(scenario, seed)| Child::replay(*scenario, *seed, &[]),
         |(scenario, seed), output| {
             count += 1;
             print!("{}", output.text);
-            add_counts(&output.text, &mut totals);
+            tally.add(*scenario, *seed, &output.text);
             if !output.good {
                 wrong.push(format!("{scenario} {seed}"));
             }
         },
     );
-    let totals: Vec<_> = totals.iter().map(|(what, count)| format!("{what}: {count}")).collect();
-    println!("in all: {}", totals.join("; "));
+    println!("in all: {}", tally.totals());
+    let never_struck = tally.never_struck();
+    never_struck.iter().for_each(|line| println!("WRONG: {line}"));
     println!("{count} runs, {} wrong{}{}", wrong.len(), if wrong.is_empty() { "" } else { ": " }, wrong.join(", "));
-    wrong.is_empty()
-}
-
-/// What a run met on the way stands behind its verdict: `what: count`, several times.
-fn add_counts(report: &str, totals: &mut BTreeMap<String, u64>) {
-    for part in report.lines().next().unwrap_or_default().split("; ").skip(1) {
-        if let Some((what, count)) = part.split_once(": ")
-            && let Ok(count) = count.parse::<u64>()
-        {
-            *totals.entry(what.to_owned()).or_default() += count;
-        }
-    }
+    wrong.is_empty() && never_struck.is_empty()
 }
 
 /// The one run of this process.

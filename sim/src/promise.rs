@@ -32,13 +32,9 @@ fn is_waited_for_drain(setup: &Setup, kind: &Kind) -> bool {
 /// Why nothing may be lost in this run, if it may not.
 pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     let faults = &setup.schedule.faults;
-    // Where disks have no room for all, what does not fit is lost.
+    // What was acked may find its disk filled by others when it is committed.
     let has_room = setup.settings.disks.capacity_mib.is_none();
     if !has_room || setup.schedule.loss_ppm > 0 || faults.iter().any(|fault| fault.kind.worker().is_none()) {
-        return None;
-    }
-    if setup.settings.disks.capacity_mib.is_some() {
-        // What was acked may find its disk filled by others when it is committed.
         return None;
     }
     if faults.is_empty() {
@@ -53,7 +49,9 @@ pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     }
     // Other shuffles are in phases of their own.
     let [kept] = setup.job.shuffles.as_slice() else { return None };
-    let is_committed = fault.at.phase != Phase::Map && fault.at.round == 0 && setup.job.kind == JobKind::Winners;
+    let is_committed = matches!(fault.at.phase, Phase::Committed | Phase::Read)
+        && fault.at.round == 0
+        && setup.job.kind == JobKind::Winners;
     let settings = &setup.settings;
     let is_waited_for =
         |away_ms: u64| away_ms + FOUND_WITHIN_MS <= settings.wait_for_return_ms + settings.worker_lease_ms;

@@ -25,6 +25,7 @@ pub(crate) use read::{ReadOutcome, ReadTask};
 
 use crate::board::Board;
 use crate::oracle::Oracle;
+use crate::scenario::Scenario;
 use crate::setup::{DRIVER_PORT, JobShape, Settings, derive};
 use crate::trace::Trace;
 
@@ -33,7 +34,7 @@ const DROPS_MAX: u32 = 8;
 /// Between two tries to join the application.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
-/// A way to spoil what the oracle sees: for its own tests.
+/// A way to spoil what the oracle sees, or what it takes for granted: for its own tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// One unit that was delivered is left out.
@@ -44,10 +45,23 @@ pub(crate) enum Sabotage {
     Loser,
     /// A unit is cut off.
     Cut,
+    /// Disks say that they have synced, and have not.
+    Lie,
+    /// There is one copy only, where two are promised.
+    Lone,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 4] = [Self::Lose, Self::Repeat, Self::Loser, Self::Cut];
+    pub(crate) const ALL: [Self; 6] = [Self::Lose, Self::Repeat, Self::Loser, Self::Cut, Self::Lie, Self::Lone];
+
+    /// Where it shows.
+    pub(crate) fn scenario(self) -> Scenario {
+        match self {
+            Self::Lose | Self::Repeat | Self::Loser | Self::Cut => Scenario::Network,
+            Self::Lie => Scenario::Power,
+            Self::Lone => Scenario::Copies,
+        }
+    }
 }
 
 /// What every part of the engine shares.

@@ -154,6 +154,7 @@ fn spoil(world: &World, sabotage: Sabotage, asked: &Asked, delivered: &mut Vec<D
             debug_assert!(read_units(&data).is_ok_and(|units| units.len() == 1), "what was written can be read");
             delivered.push(Delivered { partition: unit.partition, map: unit.of.map, data });
         }
+        Sabotage::Lie | Sabotage::Lone => return,
     }
     world.board.count("reads spoilt");
 }

@@ -48,6 +48,21 @@ impl Trouble {
         }
     }
 
+    /// What operations meet in it, for reports; one that is slow is met by all.
+    pub(crate) fn met(self) -> Option<&'static str> {
+        let strike = match self {
+            Self::Full => Strike::Full,
+            Self::FailsWrites => Strike::Write,
+            Self::FailsReads => Strike::Read,
+            Self::FailsSyncs => Strike::Sync,
+            Self::ReadOnly => Strike::ReadOnly,
+            Self::Vanished => Strike::Vanished,
+            Self::Hangs => Strike::Hung,
+            Self::Slow { .. } => return None,
+        };
+        Some(met(strike))
+    }
+
     fn change(self, conditions: &mut Conditions) {
         match self {
             Self::Full => conditions.capacity_bytes = Some(FULL_BYTES),

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use crate::board::Doing;
-use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Task, World};
+use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Sabotage, Task, World};
 use crate::faults::Phase;
 use crate::setup::{APPLICATION, JobKind, Kept, derive, random};
 
@@ -112,7 +112,9 @@ impl Shuffle {
     }
 
     fn kept(&self) -> Kept {
-        self.job.world.shape.shuffles[self.number as usize]
+        let world = &self.job.world;
+        let kept = world.shape.shuffles[self.number as usize];
+        if world.sabotage == Some(Sabotage::Lone) { Kept { copies: 1, ..kept } } else { kept }
     }
 
     async fn release(&self) {

@@ -28,6 +28,7 @@ pub(super) async fn run(shuffle: &Shuffle) {
             }
             missing.retain(|map| !tokens.contains_key(map));
         }
+        shuffle.begin(Phase::Commit, round);
         shuffle.committed(round, &mut random).await;
         let named: Vec<Token> = tokens.values().copied().collect();
         match reads::start(shuffle, Some(&named), &mut random).finish(Generation(0)).await {

@@ -22,6 +22,7 @@ pub(super) async fn run(shuffle: &Shuffle) {
             wait_for_earlier_ones(shuffle).await;
             ReadsEnd::Revoked
         } else {
+            shuffle.begin(Phase::Commit, round);
             stage_end(shuffle, generation).await;
             shuffle.committed(round, &mut random).await;
             let reads = early.unwrap_or_else(|| reads::start(shuffle, None, &mut random));

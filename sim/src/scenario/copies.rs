@@ -19,7 +19,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         reads_early: job.reads_early && kind == JobKind::Winners,
         ..job
     };
-    let phases = [Phase::Map, Phase::Map, Phase::Committed, Phase::Read];
+    let phases = [Phase::Map, Phase::Map, Phase::Commit, Phase::Committed, Phase::Read];
     let mut faults = Vec::new();
     if random.random_bool(0.5) {
         let mut at = moment(&phases, &settings, &job, random);

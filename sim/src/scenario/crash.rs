@@ -22,7 +22,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         let vanishes = random.random_bool(0.3);
         // Sometimes back before the lease is over, sometimes long after everybody gave up.
         let back_after_ms = random.random_range(10..8000);
-        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let at = moment(&[Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let drains = host.starts_with("worker") && random.random_bool(0.2);
         let crash = Kind::Crash { host: host.clone(), vanishes, back_after_ms };
         faults.push(Fault { at, kind: if drains { Kind::Drain { host, back_after_ms } } else { crash } });

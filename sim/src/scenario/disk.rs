@@ -26,7 +26,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     }
     if random.random_bool(0.4) {
         let host = any(&settings.workers(), random);
-        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let at = moment(&[Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let back_after_ms = random.random_range(10..3000);
         faults.push(Fault { at, kind: Kind::Crash { host, vanishes: false, back_after_ms } });
     }
@@ -42,7 +42,7 @@ fn draw_fault(settings: &Settings, job: &JobShape, random: &mut StdRng) -> Fault
         return Fault { at, kind: Kind::Flip { host, target, pick: random.random() } };
     }
     let number = random.random_range(0..settings.disks.count);
-    let at = moment(&[Phase::Map, Phase::Map, Phase::Committed, Phase::Read], settings, job, random);
+    let at = moment(&[Phase::Map, Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], settings, job, random);
     // A disk that hangs is given up after ten seconds.
     let for_ms = random.random_range(200..15_000);
     Fault { at, kind: Kind::Disk { host, number, trouble: trouble(random), for_ms } }

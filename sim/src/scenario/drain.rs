@@ -31,7 +31,8 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     let faults_max = if random.random_bool(0.4) { 1 } else { 4 };
     for _ in 0..random.random_range(1..=faults_max) {
         let host = any(&settings.workers(), random);
-        let at = moment(&[Phase::Map, Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let at =
+            moment(&[Phase::Map, Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let back_after_ms = if random.random_bool(0.6) { random.random_range(500..3000) } else { 12_000 };
         faults.push(Fault { at, kind: Kind::Drain { host, back_after_ms } });
     }

@@ -196,6 +196,7 @@ fn moment(phases: &[Phase], settings: &Settings, job: &JobShape, random: &mut St
     let round_trip_ms = settings.latency.max_ms;
     let lasts_ms = match phase {
         Phase::Map => 6 * round_trip_ms + u64::from(job.units) * job.pause_max_ms / 6,
+        Phase::Commit => 5 * round_trip_ms,
         Phase::Committed => 250,
         Phase::Read => 6 * round_trip_ms + 4 * job.pause_max_ms,
     };

@@ -19,7 +19,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     let job = JobShape { reads_early: shape.reads_early && kind == JobKind::Winners, ..shape };
     let mut faults = Vec::new();
     for _ in 0..random.random_range(1..=3) {
-        let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
+        let at = moment(&[Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..8000));
         faults.push(Fault { at, kind: Kind::Power { host, back_after_ms } });
     }

@@ -27,7 +27,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     };
     let mut faults = Vec::new();
     for _ in 0..random.random_range(0..=2) {
-        let at = moment(&[Phase::Map, Phase::Committed], &settings, &job, random);
+        let at = moment(&[Phase::Map, Phase::Map, Phase::Commit, Phase::Committed], &settings, &job, random);
         let (host, for_ms) = (any(&settings.workers(), random), random.random_range(20..3000));
         let kind = match random.random_range(0..3) {
             0 => Kind::Crash { host, vanishes: false, back_after_ms: for_ms },

@@ -20,6 +20,8 @@ pub struct Conditions {
     pub fails_reads: bool,
     /// Syncs fail (`EIO`), and what they should have made safe is lost with the power.
     pub fails_syncs: bool,
+    /// Syncs of files succeed and make nothing safe: for tests that must notice.
+    pub lies: bool,
     /// Whatever changes files or folders is refused (`EROFS`).
     pub read_only: bool,
     /// The folder is not there any more (`ENOENT`), and what is open in it fails (`EIO`). It comes back with its files.
