@@ -43,10 +43,12 @@ pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     if faults.iter().all(|fault| is_waited_for_drain(setup, &fault.kind)) {
         return Some("workers were told to end, in time to save what they held");
     }
-    let [fault] = faults.as_slice() else { return None };
-    if setup.job.shuffles.iter().all(|kept| kept.copies == 2) {
-        return Some("every location has two copies, and one worker had trouble once");
+    let first = faults.first()?;
+    let is_one_worker = faults.iter().all(|fault| fault.kind.worker() == first.kind.worker());
+    if is_one_worker && setup.job.shuffles.iter().all(|kept| kept.copies == 2) {
+        return Some("every location has two copies, and only one worker had trouble");
     }
+    let [fault] = faults.as_slice() else { return None };
     // Other shuffles are in phases of their own.
     let [kept] = setup.job.shuffles.as_slice() else { return None };
     let is_committed = matches!(fault.at.phase, Phase::Committed | Phase::Read)

@@ -1,5 +1,6 @@
 //! Two copies of everything: workers crash at any moment, as replicas, as primaries, between freeze and seal; links between
-//! them are cut, in one direction too, and held. One worker's fault must not cost a generation.
+//! them are cut, in one direction too, and held. What happens to one worker only must not cost a
+//! generation.
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -22,13 +23,20 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     let phases = [Phase::Map, Phase::Map, Phase::Commit, Phase::Committed, Phase::Read];
     let mut faults = Vec::new();
     if random.random_bool(0.5) {
-        let mut at = moment(&phases, &settings, &job, random);
-        at.round = 0;
-        faults.push(Fault { at, kind: crash(&settings, random) });
+        let host = any(&settings.workers(), random);
+        for _ in 0..random.random_range(1..=2) {
+            let mut at = moment(&phases, &settings, &job, random);
+            at.round = 0;
+            faults.push(Fault { at, kind: crash(host.clone(), random) });
+        }
     } else {
         for _ in 0..random.random_range(1..=4) {
             let at = moment(&phases, &settings, &job, random);
-            let kind = if random.random_bool(0.4) { crash(&settings, random) } else { between(&settings, random) };
+            let kind = if random.random_bool(0.4) {
+                crash(any(&settings.workers(), random), random)
+            } else {
+                between(&settings, random)
+            };
             faults.push(Fault { at, kind });
         }
     }
@@ -36,8 +44,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     Setup { settings, job, schedule }
 }
 
-fn crash(settings: &Settings, random: &mut StdRng) -> Kind {
-    let host = any(&settings.workers(), random);
+fn crash(host: String, random: &mut StdRng) -> Kind {
     // Often back at once, so that it is asked again in the same commit.
     let back_after_ms =
         if random.random_bool(0.5) { random.random_range(1..300) } else { random.random_range(300..9000) };

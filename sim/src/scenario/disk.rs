@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use super::{any, kept, moment, small_job, small_settings};
-use crate::faults::{Fault, Kind, Phase, Schedule, Target, Trouble};
+use crate::faults::{At, Fault, Kind, Phase, Schedule, Target, Trouble};
 use crate::setup::{JobKind, JobShape, Settings, Setup};
 use crate::workload::UnitSizes;
 
@@ -24,7 +24,9 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     for _ in 0..random.random_range(1..=4) {
         faults.push(draw_fault(&settings, &job, random));
     }
-    if random.random_bool(0.4) {
+    if random.random_bool(0.3) {
+        faults.extend(after_restart(&settings, random));
+    } else if random.random_bool(0.4) {
         let host = any(&settings.workers(), random);
         let at = moment(&[Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let back_after_ms = random.random_range(10..3000);
@@ -46,6 +48,23 @@ fn draw_fault(settings: &Settings, job: &JobShape, random: &mut StdRng) -> Fault
     // A disk that hangs is given up after ten seconds.
     let for_ms = random.random_range(200..15_000);
     Fault { at, kind: Kind::Disk { host, number, trouble: trouble(random), for_ms } }
+}
+
+/// A worker restarts, so that it has nothing in memory; then its disk gets into trouble, and readers come.
+fn after_restart(settings: &Settings, random: &mut StdRng) -> [Fault; 2] {
+    let host = any(&settings.workers(), random);
+    let (began_ms, back_after_ms) = (random.random_range(0..50), random.random_range(10..100));
+    let at = |after_ms| At { phase: Phase::Committed, round: 0, after_ms };
+    let crash = Kind::Crash { host: host.clone(), vanishes: false, back_after_ms };
+    let number = random.random_range(0..settings.disks.count);
+    let for_ms = random.random_range(200..15_000);
+    let kind = match random.random_range(0..4) {
+        0 | 1 => Kind::Flip { host, target: Target::Segment, pick: random.random() },
+        2 => Kind::Disk { host, number, trouble: Trouble::FailsReads, for_ms },
+        _ => Kind::Disk { host, number, trouble: Trouble::Hangs, for_ms },
+    };
+    let struck_ms = began_ms + back_after_ms + random.random_range(1..100);
+    [Fault { at: at(began_ms), kind: crash }, Fault { at: at(struck_ms), kind }]
 }
 
 fn trouble(random: &mut StdRng) -> Trouble {
