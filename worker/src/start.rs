@@ -172,7 +172,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let mut disks = Tasks::new();
     let disks_end = Shutdown::new();
     for folder in spill.folders() {
-        disks.spawn(Arc::clone(&spill).write(Arc::clone(folder), disks_end.clone()));
+        disks.spawn(Arc::clone(&spill).write(folder.writer(), disks_end.clone()));
     }
     disks.spawn(Arc::clone(&spill).balance(Arc::clone(&store), disks_end.clone()));
     let mut link_tasks = Tasks::new();

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -80,6 +81,26 @@ struct Queue {
     /// Whole extents, written behind the pushes.
     behind: VecDeque<Waiting>,
     bytes: u64,
+    /// The writer has ended: nothing waits here any more.
+    is_closed: bool,
+}
+
+/// Held by the writer of a folder for as long as it writes. What waits holds its location, and a location all the folders:
+/// where nobody writes, nothing may wait, or folders, memory and lock would be held for good.
+pub(crate) struct Writer(Arc<Folder>);
+
+impl Deref for Writer {
+    type Target = Arc<Folder>;
+
+    fn deref(&self) -> &Arc<Folder> {
+        &self.0
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Folder {
@@ -239,9 +260,28 @@ impl Folder {
         self.reading.run(job).await
     }
 
-    pub(super) fn queue(&self, waiting: Waiting) {
-        self.state.lock().queued(waiting.bytes);
+    /// Takes the part of the folder's writer.
+    pub(crate) fn writer(self: &Arc<Self>) -> Writer {
+        Writer(Arc::clone(self))
+    }
+
+    fn close(&self) {
+        let waiting = {
+            let mut queue = self.queue.lock();
+            queue.is_closed = true;
+            let behind = std::mem::take(&mut queue.behind);
+            std::mem::take(&mut queue.urgent).into_iter().chain(behind)
+        };
+        waiting.for_each(Waiting::is_over);
+    }
+
+    /// Has one wait to be written; gives it back where nobody writes any more.
+    pub(super) fn queue(&self, waiting: Waiting) -> Result<(), Waiting> {
         let mut queue = self.queue.lock();
+        if queue.is_closed {
+            return Err(waiting);
+        }
+        self.state.lock().queued(waiting.bytes);
         queue.bytes += waiting.bytes;
         if waiting.whole {
             queue.urgent.push_back(waiting)
@@ -250,6 +290,7 @@ impl Folder {
         }
         drop(queue);
         self.work.notify_one();
+        Ok(())
     }
 
     /// Bytes that wait, or are being written.

@@ -83,6 +83,15 @@ struct Waiting {
     latch: Option<Arc<Latch>>,
 }
 
+impl Waiting {
+    /// Nothing is waited for any more, whether it was written or not.
+    fn is_over(self) {
+        if let Some(latch) = self.latch {
+            latch.done();
+        }
+    }
+}
+
 /// How one disk stands.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskReport {
@@ -244,16 +253,16 @@ impl Spill {
         let Some(index) = at else {
             state.disk.is_queued = false;
             drop(state);
-            if let Some(latch) = waiting.latch.take() {
-                latch.done();
-            }
-            return;
+            return waiting.is_over();
         };
         state.disk.index = u16::try_from(index).ok();
         state.disk.is_queued = true;
         waiting.bytes = state.log.unwritten();
         drop(state);
-        self.folders[index].queue(waiting);
+        if let Err(waiting) = self.folders[index].queue(waiting) {
+            waiting.location.lock().disk.is_queued = false;
+            waiting.is_over();
+        }
     }
 
     fn pick(&self) -> Option<usize> {

@@ -31,7 +31,7 @@ fn store(folders: &[PathBuf]) -> (Arc<Store>, Tasks) {
     let spill = Spill::new(arena, folders.iter().enumerate().map(open).collect(), metrics.clone());
     let mut writers = Tasks::new();
     for folder in spill.folders() {
-        writers.spawn(Arc::clone(&spill).write(Arc::clone(folder), Shutdown::new()));
+        writers.spawn(Arc::clone(&spill).write(folder.writer(), Shutdown::new()));
     }
     let bounds = Bounds { body_bytes_max: BODY, split: SplitLimits::NONE };
     (Arc::new(Store::new(spill, bounds, Random::seeded(1), metrics)), writers)
@@ -76,6 +76,23 @@ async fn a_commit_waits_for_what_pressure_has_queued_before_it() {
     let location = pushed(&store, id(1, 1), Durability::Written);
     store.spill.enqueue(Waiting { location: Arc::clone(&location), whole: true, bytes: 0, latch: None });
     assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+}
+
+#[tokio::test]
+async fn what_waits_when_a_worker_is_dropped_holds_neither_memory_nor_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let folders = [root.path().join("a")];
+    let (store, writers) = store(&folders);
+    let location = pushed(&store, id(1, 1), Durability::Written);
+    store.spill.enqueue(Waiting { location: Arc::clone(&location), whole: true, bytes: 0, latch: None });
+    drop(writers);
+    // Tasks are dropped when it is their turn.
+    tokio::task::yield_now().await;
+    store.spill.enqueue(Waiting { location, whole: true, bytes: 0, latch: None });
+    let spill = Arc::downgrade(&store.spill);
+    drop(store);
+    assert!(spill.upgrade().is_none());
+    assert!(Folder::open(0, 1, &folders[0], &Disk::real()).is_ok());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use mallorn_worker_core::spill::extent::{Cut, Extent, ExtentPlace};
 use mallorn_worker_core::spill::segment::Allocation;
 
 use super::files::{Part, RecordError, Region, ShuffleFiles, ShuffleKey, Sums};
+use super::folder::Writer;
 use super::{Folder, LOOK_EVERY, Spill, Waiting};
 use crate::memory::arena::View;
 
@@ -50,7 +51,7 @@ struct Gathered {
 
 impl Spill {
     /// Writes what waits at a folder until the shutdown is triggered.
-    pub(crate) async fn write(self: Arc<Self>, folder: Arc<Folder>, shutdown: Shutdown) {
+    pub(crate) async fn write(self: Arc<Self>, folder: Writer, shutdown: Shutdown) {
         let mut looked = self.clock.now();
         loop {
             let now = self.clock.now();
@@ -193,9 +194,7 @@ impl Spill {
 
     fn finish(&self, folder: &Folder, waiting: Waiting) {
         folder.left(waiting.bytes);
-        if let Some(latch) = waiting.latch {
-            latch.done();
-        }
+        waiting.is_over();
     }
 }
 
