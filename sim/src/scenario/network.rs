@@ -9,7 +9,8 @@ use crate::faults::{Fault, Kind, Phase, Schedule};
 use crate::setup::{JobKind, JobShape, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
-    let settings = small_settings(random);
+    // Links may stay broken until all is healed; an application that its master has not heard for so long is not at an end.
+    let settings = Settings { application_lease_ms: 90_000, ..small_settings(random) };
     let job = JobShape { at_once: 2, ..small_job(JobKind::Winners, random) };
     let mut faults = Vec::new();
     for _ in 0..random.random_range(1..=5) {

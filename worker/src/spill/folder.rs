@@ -272,7 +272,7 @@ impl Folder {
             let behind = std::mem::take(&mut queue.behind);
             std::mem::take(&mut queue.urgent).into_iter().chain(behind)
         };
-        waiting.for_each(Waiting::is_over);
+        waiting.for_each(Waiting::over);
     }
 
     /// Has one wait to be written; gives it back where nobody writes any more.

@@ -85,7 +85,7 @@ struct Waiting {
 
 impl Waiting {
     /// Nothing is waited for any more, whether it was written or not.
-    fn is_over(self) {
+    fn over(self) {
         if let Some(latch) = self.latch {
             latch.done();
         }
@@ -253,7 +253,7 @@ impl Spill {
         let Some(index) = at else {
             state.disk.is_queued = false;
             drop(state);
-            return waiting.is_over();
+            return waiting.over();
         };
         state.disk.index = u16::try_from(index).ok();
         state.disk.is_queued = true;
@@ -261,7 +261,7 @@ impl Spill {
         drop(state);
         if let Err(waiting) = self.folders[index].queue(waiting) {
             waiting.location.lock().disk.is_queued = false;
-            waiting.is_over();
+            waiting.over();
         }
     }
 

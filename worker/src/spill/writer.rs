@@ -194,7 +194,7 @@ impl Spill {
 
     fn finish(&self, folder: &Folder, waiting: Waiting) {
         folder.left(waiting.bytes);
-        waiting.is_over();
+        waiting.over();
     }
 }
 
