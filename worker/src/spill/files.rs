@@ -149,7 +149,13 @@ impl ShuffleFiles {
             bytes += part.list.len() as u64;
             sums[part.number] = (crc.value(), list_crc.value());
         }
-        file.write_at(&pieces, region.position)?;
+        if let Err(error) = file.write_at(&pieces, region.position) {
+            // What fitted is of no use, and takes the room of what would. Nothing lies behind it, and nothing ever will.
+            if trouble(&error) == Trouble::Full {
+                file.truncate(region.position)?;
+            }
+            return Err(error);
+        }
         file.start_writeback(region.position, bytes);
         Ok(())
     }

@@ -63,6 +63,8 @@ pub(crate) struct Folder {
     shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
     /// Released shuffles whose files could not be removed yet.
     released: Mutex<Vec<Arc<ShuffleFiles>>>,
+    /// Files were removed since the disk was asked for its space.
+    freed: AtomicBool,
     pub(crate) open: OpenFiles,
     queue: Mutex<Queue>,
     pub(super) work: Notify,
@@ -126,6 +128,7 @@ impl Folder {
             state: Mutex::new(DiskState::new(space.capacity_bytes, space.free_bytes)),
             shuffles: Mutex::new(BTreeMap::new()),
             released: Mutex::new(Vec::new()),
+            freed: AtomicBool::new(false),
             open: OpenFiles::default(),
             queue: Mutex::new(Queue::default()),
             work: Notify::new(),
@@ -238,10 +241,23 @@ impl Folder {
     async fn remove(self: Arc<Self>, files: Arc<ShuffleFiles>) {
         let (at, of) = (Arc::clone(&self), Arc::clone(&files));
         let removed = self.writing.run(move || of.remove(&at.disk, &at.open)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
-            self.released.lock().push(files);
+        match removed {
+            Ok(Ok(())) => {
+                // A full disk is one no longer, and somebody may wait for it.
+                self.freed.store(true, Ordering::Release);
+                self.work.notify_one();
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
+                self.released.lock().push(files);
+            }
+            Err(_) => {}
         }
+    }
+
+    /// Whether files were removed since this was asked.
+    pub(super) fn was_freed(&self) -> bool {
+        self.freed.swap(false, Ordering::AcqRel)
     }
 
     /// Tries again to remove what could not be removed. Not waited for: the disk may hang.

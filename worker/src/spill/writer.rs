@@ -69,13 +69,15 @@ impl Spill {
             }
             match shutdown.or(clock::timeout(LOOK_EVERY, folder.work.notified())).await {
                 None => return,
-                Some(Ok(())) => {}
-                Some(Err(_)) => {
+                Some(woken) if woken.is_err() || folder.was_freed() => {
                     looked = self.clock.now();
                     self.look(&folder).await;
-                    folder.remove_released();
+                    if woken.is_err() {
+                        folder.remove_released();
+                    }
                     self.weigh();
                 }
+                Some(_) => {}
             }
         }
     }
@@ -108,7 +110,7 @@ impl Spill {
     /// Takes extents from those that wait, up to what one write may have.
     fn gather(&self, folder: &Folder) -> Gathered {
         let mut gathered = Gathered::default();
-        let room = self.write_bytes_max();
+        let room = self.write_bytes_max().min(folder.state().room_bytes(self.clock.now()));
         while gathered.bytes < room && gathered.taken.len() < LOCATIONS_MAX {
             let Some(waiting) = folder.next() else { break };
             if let Err(waiting) = gathered.take(folder, waiting, room) {
@@ -141,7 +143,11 @@ impl Spill {
                 self.publish(folder, taken, &sums);
                 return self.queue_again(folder, again);
             }
-            Some(Err(error)) => folder.erred(now, &error),
+            Some(Err(error)) => {
+                folder.erred(now, &error);
+                // It may have room for less.
+                self.look(folder).await;
+            }
             None => {}
         }
         self.weigh();
