@@ -1,6 +1,7 @@
 //! Disks are full, refuse, fail, hang, are slow or vanish, and bits of what is on them flip. What cannot be kept as asked
 //! is refused, what was kept and is spoilt is found out, and a disk that is left costs nobody more than its own data.
 
+use mallorn_client::Durability;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -32,8 +33,19 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         let back_after_ms = random.random_range(10..3000);
         faults.push(Fault { at, kind: Kind::Crash { host, vanishes: false, back_after_ms } });
     }
+    meet_failing_syncs(&mut faults, &mut job);
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
+}
+
+/// Only what is to be synced meets syncs that fail, and only where they fail before it is committed.
+fn meet_failing_syncs(faults: &mut [Fault], job: &mut JobShape) {
+    for fault in faults {
+        if matches!(fault.kind, Kind::Disk { trouble: Trouble::FailsSyncs, .. }) {
+            fault.at = At { phase: Phase::Map, round: 0, after_ms: 0 };
+            job.shuffles.iter_mut().for_each(|kept| kept.durability = Durability::Synced);
+        }
+    }
 }
 
 fn draw_fault(settings: &Settings, job: &JobShape, random: &mut StdRng) -> Fault {
