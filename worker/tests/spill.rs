@@ -16,6 +16,8 @@ use mallorn_runtime::clock;
 use mallorn_runtime::config::ByteSize;
 use mallorn_runtime::disk::{Disk, OpenHow};
 use mallorn_worker::{FolderError, StartError, WorkerConfig};
+use mallorn_worker_core::spill::extent::ENTRY_BYTES;
+use mallorn_worker_core::spill::segment::SEGMENT_HEADER_BYTES;
 
 const ALL: (u32, u32) = (0, u32::MAX);
 const MIB: usize = 1024 * 1024;
@@ -185,6 +187,37 @@ async fn a_broken_record_or_a_cut_segment_loses_its_locations_and_no_others() {
     disk.open(&shuffles.join(&cut.name).join("segment-000000"), OpenHow::Write).unwrap().truncate(40_000).unwrap();
     let node = start(&paths, Durability::Written).await;
     assert_eq!(node.freeze(second).await, None, "never a short location");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_list_of_batches_is_an_error_and_never_a_short_read() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = folders(root.path(), &["a"]);
+    let node = start(&paths, Durability::Written).await;
+    let id = location(1, 0);
+    let handle = node.reserve(id).await;
+    let batches: Vec<Vec<u8>> = (0..3).map(|number| numbered(id, number, 50_000)).collect();
+    let mut pusher = node.open(Role::Push).await;
+    for bytes in &batches {
+        push(&mut pusher, handle, bytes).await;
+    }
+    node.commit(id).await;
+    drop((pusher, node));
+    let (disk, shuffles) = (Disk::real(), paths[0].join("shuffles"));
+    let shuffle = shuffles.join(&disk.list(&shuffles).unwrap()[0].name);
+    let segment = disk.open(&shuffle.join("segment-000000"), OpenHow::Write).unwrap();
+    // The list follows the batches: the second batch is now map 4's, which the range below does not ask for.
+    let map_at = SEGMENT_HEADER_BYTES + batches.concat().len() as u64 + ENTRY_BYTES as u64;
+    let mut byte = [0];
+    segment.read_at(&mut byte, map_at).unwrap();
+    assert_eq!(byte, [1]);
+    segment.write_at(&[&[4]], map_at).unwrap();
+    let node = start(&paths, Durability::Written).await;
+    let mut reader = node.open(Role::Fetch).await;
+    let opened = reader.open_stream(id, (1, 2)).await.unwrap();
+    assert_eq!(reader.fetch(opened.stream, 0, 1_000_000).await.unwrap_err().status, Status::BadChecksum);
+    // Nobody asks the list where all is read.
+    assert_reads(&node, id, &batches).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
