@@ -18,7 +18,7 @@ use mallorn_runtime::task::{self, Shutdown};
 use mallorn_worker_core::fetch::{Cursor, DiskPlan, FetchError, MapRange, OpenError, Planned};
 use mallorn_worker_core::memory::Pool;
 
-use disk::{DiskError, DiskRead};
+use disk::DiskRead;
 use tokio::sync::mpsc;
 
 use crate::memory::arena::{Charge, ReceiveBuffers, View};
@@ -26,6 +26,7 @@ use crate::memory::location::Location;
 use crate::memory::store::Store;
 use crate::metrics::Counted;
 use crate::server::Ended;
+use crate::spill::read::DiskError;
 
 /// Most streams that one connection may have open.
 pub(crate) const STREAMS_MAX: usize = 1024;
@@ -140,7 +141,7 @@ enum RequestError {
     TooManyStreams,
     #[error("the worker has no memory left for readers; try again later")]
     NoMemory,
-    #[error("{0}")]
+    #[error(transparent)]
     Disk(#[from] DiskError),
 }
 
@@ -153,7 +154,6 @@ impl RequestError {
             Self::Fetch(FetchError::NotABorder { .. }) => Status::Malformed,
             Self::Fetch(FetchError::TooLarge { .. }) => Status::TooLarge,
             Self::TooManyStreams | Self::NoMemory | Self::Disk(DiskError::NoMemory | DiskError::Ended) => Status::Busy,
-            Self::Disk(DiskError::Fetch(error)) => Self::Fetch(*error).status(),
             Self::Disk(DiskError::Folder { .. } | DiskError::Read { .. } | DiskError::List) => Status::BadChecksum,
         }
     }
@@ -269,7 +269,7 @@ impl<'a> Streams<'a> {
                 self.store.metrics.spill.read_bytes.inc_by(read.bytes);
                 self.queue_body(&fetch, read, outbound);
             }
-            Err(error) => fail(outbound, fetch.request, &RequestError::Disk(error)),
+            Err(error) => fail(outbound, fetch.request, &error),
         }
     }
 

@@ -278,7 +278,7 @@ fn sort_out(folders: &[Arc<Folder>], all: &[Found]) -> SortedOut {
 
 /// Whether an extent is there; one that may have been lost with the power is read to see.
 fn extent_is_whole(folder: &Folder, found: &Found, extent: &Extent, is_doubtful: bool) -> bool {
-    let end = extent.place.position + u64::from(extent.stored) + extent.list_bytes() as u64;
+    let end = extent.list_at() + extent.list_bytes() as u64;
     let is_long_enough = found.segments.get(&extent.place.segment).is_some_and(|length| end <= *length);
     let key = (found.header.application.instance, found.header.shuffle);
     is_long_enough && (!is_doubtful || matches!(check_extent(folder, key, extent), Ok(true)))
@@ -286,9 +286,8 @@ fn extent_is_whole(folder: &Folder, found: &Found, extent: &Extent, is_doubtful:
 
 fn check_extent(folder: &Folder, key: ShuffleKey, extent: &Extent) -> io::Result<bool> {
     let file = folder.disk.open(&segment_path(&folder.shuffle_path(key), extent.place.segment), OpenHow::Read)?;
-    let list_at = extent.place.position + u64::from(extent.stored);
     let batches = checksum(&file, extent.place.position, extent.stored as usize)?;
-    let list = checksum(&file, list_at, extent.list_bytes())?;
+    let list = checksum(&file, extent.list_at(), extent.list_bytes())?;
     Ok((batches, list) == (extent.crc, extent.list_crc))
 }
 

@@ -82,7 +82,6 @@ struct Queue {
     urgent: VecDeque<Waiting>,
     /// Whole extents, written behind the pushes.
     behind: VecDeque<Waiting>,
-    bytes: u64,
     /// The writer has ended: nothing waits here any more.
     is_closed: bool,
 }
@@ -298,7 +297,6 @@ impl Folder {
             return Err(waiting);
         }
         self.state.lock().queued(waiting.bytes);
-        queue.bytes += waiting.bytes;
         if waiting.whole {
             queue.urgent.push_back(waiting)
         } else {
@@ -311,7 +309,7 @@ impl Folder {
 
     /// Bytes that wait, or are being written.
     pub(super) fn queued_bytes(&self) -> u64 {
-        self.queue.lock().bytes
+        self.state.lock().queued_bytes()
     }
 
     /// The next to be written.
@@ -335,7 +333,5 @@ impl Folder {
     /// Bytes that it counted do not wait any more.
     pub(super) fn left(&self, bytes: u64) {
         self.state.lock().left(bytes);
-        let mut queue = self.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(bytes);
     }
 }

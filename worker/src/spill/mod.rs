@@ -19,6 +19,7 @@ mod folder;
 mod keep;
 mod latch;
 mod leaving;
+pub(crate) mod read;
 mod writer;
 
 use std::path::PathBuf;
@@ -159,7 +160,7 @@ impl Spill {
         let report = |folder: &Arc<Folder>| {
             let state = folder.state();
             let (capacity_bytes, free_bytes) = state.bytes();
-            let (path, queued_bytes) = (folder.path.clone(), folder.queued_bytes());
+            let (path, queued_bytes) = (folder.path.clone(), state.queued_bytes());
             DiskReport { path, health: state.health(now), capacity_bytes, free_bytes, queued_bytes }
         };
         self.folders.iter().map(report).collect()
@@ -219,8 +220,12 @@ impl Spill {
     }
 
     fn demand_of(&self, (held, limit): (u64, u64), clean: u64) -> Demand {
-        let moving = self.folders.iter().map(|folder| folder.queued_bytes()).sum();
-        demand(held, limit, clean, moving)
+        demand(held, limit, clean, || self.moving_bytes())
+    }
+
+    /// Bytes that wait for a disk, or are being written.
+    fn moving_bytes(&self) -> u64 {
+        self.folders.iter().map(|folder| folder.queued_bytes()).sum()
     }
 
     /// Whether memory that is on disk too should be forgotten.
@@ -240,8 +245,7 @@ impl Spill {
         if owed <= owed_max {
             return 0;
         }
-        let moving: u64 = self.folders.iter().map(|folder| folder.queued_bytes()).sum();
-        (owed - owed_max / 2).saturating_sub(moving)
+        (owed - owed_max / 2).saturating_sub(self.moving_bytes())
     }
 
     /// Queues at the location's disk, or at one picked for it; where none takes data, nothing is queued.

@@ -129,6 +129,12 @@ impl DiskState {
         self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
     }
 
+    /// Bytes in its queue, or being written.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
     /// A write of so many bytes came back well.
     pub fn wrote(&mut self, now: Duration, bytes: u64, took: Duration) {
         if self.health != Health::Slow && self.health != Health::Healthy {

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::{Attempt, BatchId, MapId};
 
 use crate::push::{BatchEntry, ChunkEnd, Life, Log};
@@ -64,6 +65,20 @@ impl Extent {
     #[must_use]
     pub fn list_bytes(&self) -> usize {
         self.batches as usize * ENTRY_BYTES
+    }
+
+    /// Where that list begins, in bytes from the segment's start.
+    #[must_use]
+    pub fn list_at(&self) -> u64 {
+        self.place.position + u64::from(self.stored)
+    }
+
+    /// Whether these bytes are that list, by its checksum.
+    #[must_use]
+    pub fn is_list(&self, list: &[u8]) -> bool {
+        let mut crc = Crc32c::new();
+        crc.update(list);
+        crc.value() == self.list_crc
     }
 }
 

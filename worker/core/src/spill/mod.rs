@@ -33,9 +33,9 @@ const DOWN_TO: u64 = 50;
 pub const UNWRITTEN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What to do about memory: `held_bytes` of `limit_bytes` are held by locations, of which `clean_bytes` are on disk too,
-/// `moving_bytes` are on their way there.
+/// `moving_bytes` are on their way there: asked for only where it matters, since this is asked with every batch.
 #[must_use]
-pub fn demand(held_bytes: u64, limit_bytes: u64, clean_bytes: u64, moving_bytes: u64) -> Demand {
+pub fn demand(held_bytes: u64, limit_bytes: u64, clean_bytes: u64, moving_bytes: impl FnOnce() -> u64) -> Demand {
     let above = |percent: u64| held_bytes > limit_bytes / 100 * percent;
     if !above(FORGET_ABOVE) {
         return Demand::default();
@@ -43,7 +43,7 @@ pub fn demand(held_bytes: u64, limit_bytes: u64, clean_bytes: u64, moving_bytes:
     let excess = held_bytes.saturating_sub(limit_bytes / 100 * DOWN_TO);
     let forget_bytes = excess.min(clean_bytes);
     let rest = excess - forget_bytes;
-    let spill_bytes = if above(SPILL_ABOVE) { rest.saturating_sub(moving_bytes) } else { 0 };
+    let spill_bytes = if above(SPILL_ABOVE) { rest.saturating_sub(moving_bytes()) } else { 0 };
     Demand { forget_bytes, spill_bytes }
 }
 
@@ -78,12 +78,12 @@ mod tests {
 
     #[test]
     fn clean_memory_goes_first_and_spilling_has_hysteresis() {
-        assert_eq!(demand(60, 100, 30, 0), Demand::default());
-        assert_eq!(demand(65, 100, 30, 0), Demand { forget_bytes: 15, spill_bytes: 0 });
-        assert_eq!(demand(65, 100, 5, 0), Demand { forget_bytes: 5, spill_bytes: 0 }, "under the spill's mark");
-        assert_eq!(demand(80, 100, 5, 0), Demand { forget_bytes: 5, spill_bytes: 25 });
-        assert_eq!(demand(80, 100, 5, 20), Demand { forget_bytes: 5, spill_bytes: 5 }, "what is on its way counts");
-        assert_eq!(demand(80, 100, 0, 90), Demand::default());
+        assert_eq!(demand(60, 100, 30, || 0), Demand::default());
+        assert_eq!(demand(65, 100, 30, || 0), Demand { forget_bytes: 15, spill_bytes: 0 });
+        assert_eq!(demand(65, 100, 5, || 0), Demand { forget_bytes: 5, spill_bytes: 0 }, "under the spill's mark");
+        assert_eq!(demand(80, 100, 5, || 0), Demand { forget_bytes: 5, spill_bytes: 25 });
+        assert_eq!(demand(80, 100, 5, || 20), Demand { forget_bytes: 5, spill_bytes: 5 }, "what is on its way counts");
+        assert_eq!(demand(80, 100, 0, || 90), Demand::default());
     }
 
     #[test]
