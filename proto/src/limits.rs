@@ -56,6 +56,9 @@ pub const ADDRESS_BYTES_MAX: usize = 259;
 /// Most partitions, locations or ranges that one control message names; callers page by it.
 pub const PAGE_LOCATIONS_MAX: usize = 16 * 1024;
 
+/// Most workers that are remembered to have had a location before it was handed over to where it is.
+pub const ORIGINS_MAX: usize = 16;
+
 /// Most maps, attempts or partition sums that one control message names; callers page by it.
 pub const PAGE_MAPS_MAX: usize = 64 * 1024;
 

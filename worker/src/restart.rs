@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, LocationId, ShuffleId, WorkerId};
+use mallorn_proto::id::{Application, LocationId, ShuffleId};
 use mallorn_runtime::disk::{Disk, File, FileError, OpenHow};
+use mallorn_worker_core::handover::Origins;
 use mallorn_worker_core::push::{Life, Log, SplitLimits};
 use mallorn_worker_core::record::{self, FormError, Header, Name, Said, Whole};
 use mallorn_worker_core::replicate::Copy;
@@ -312,7 +313,7 @@ fn restore_one(
     candidate: Candidate,
 ) -> Result<bool, RestartError> {
     let Candidate { whole, folder, named_on, .. } = candidate;
-    let from = whole.from;
+    let origins = whole.origins;
     let recorded = match (whole.restored.life, whole.synced) {
         (Life::Sealed { .. }, true) => Recorded::Synced,
         (Life::Sealed { .. }, false) => Recorded::Sealed,
@@ -320,7 +321,7 @@ fn restore_one(
     };
     let Ok(log) = Log::restored(whole.restored) else { return Ok(false) };
     let durability = if recorded == Recorded::Synced { Durability::Synced } else { Durability::Written };
-    let location = take_in(store, application, id, (log, durability, from))?;
+    let location = take_in(store, application, id, (log, durability, origins))?;
     let mut state = location.lock();
     let index = u16::try_from(folder).ok();
     state.disk = OnDisk { index, recorded, named_on, ..OnDisk::default() };
@@ -333,16 +334,16 @@ fn restore_one(
 fn restore_moved(store: &Store, application: &Arc<Application>, id: LocationId) -> Result<(), RestartError> {
     let mut log = Log::new();
     log.drop_all();
-    take_in(store, application, id, (log, Durability::Memory, None)).map(drop)
+    take_in(store, application, id, (log, Durability::Memory, Origins::default())).map(drop)
 }
 
 fn take_in(
     store: &Store,
     application: &Arc<Application>,
     id: LocationId,
-    (log, durability, from): (Log, Durability, Option<WorkerId>),
+    (log, durability, origins): (Log, Durability, Origins),
 ) -> Result<Arc<Location>, RestartError> {
-    let terms = Terms { copy: Copy::Lone, replica: None, from, limits: SplitLimits::NONE, durability };
+    let terms = Terms { copy: Copy::Lone, replica: None, origins, limits: SplitLimits::NONE, durability };
     let made = Made { id, application: Arc::clone(application), terms, log };
     store.restore(made).ok_or_else(|| RestartError::NoMemory { locations: store.all().len() })
 }

@@ -139,6 +139,29 @@ async fn what_is_sealed_or_frozen_moves_and_is_the_same_at_the_other_worker_also
     assert!(source.freeze(frozen).await.is_none() && source.frozen(frozen).await.moved);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_on_is_told_of_by_all_who_had_it_also_after_a_restart() {
+    let (root, mut stage) = (tempfile::tempdir().unwrap(), stage().await);
+    let mut nodes = Vec::new();
+    for seed in 1..4 {
+        nodes.push(start(&stage, &root.path().join(seed.to_string()), seed).await);
+        stage.registered().await;
+    }
+    let [first, second, third] = nodes.try_into().ok().unwrap();
+    let id = location(1, 0);
+    let bytes = push_many(&first, id, 3).await;
+    first.commit(id).await;
+    for (from, to) in [(&first, &second), (&second, &third)] {
+        *stage.places.lock() = vec![to.address()];
+        from.drained(true).await;
+        assert_taken(&mut stage, to, from, &[id]).await;
+    }
+    drop(third);
+    let third = start(&stage, &root.path().join("3"), 3).await;
+    assert_taken(&mut stage, &third, &first, &[id]).await;
+    assert!(read(&third, id).await == bytes);
+}
+
 /// The address of a worker whose data port is somewhere else.
 async fn elsewhere(target: &Node) -> (Listener, v1::WorkerAddress) {
     let listener = Listener::bind("127.0.0.1:0").await.unwrap();

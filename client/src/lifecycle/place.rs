@@ -331,6 +331,7 @@ impl Placing<'_> {
             copy: copy.into(),
             replicas,
             from: None,
+            earlier: Vec::new(),
         };
         let Some(mut door) = shared.workers.door(id) else { return vec![Reservation::Refused; locations.len()] };
         let reply = match door.reserve(request).await {

@@ -6,8 +6,10 @@
 //! The two copies of a moment are equal, so nothing is lost whichever of the two workers fails when: the leaving one gives
 //! its copy up only once the other has answered that it keeps its own, and until that is known it speaks for neither.
 
+mod origins;
 mod taken;
 
+pub use origins::Origins;
 pub use taken::{Taken, TakenFrom};
 
 use std::ops::Range;

@@ -15,8 +15,9 @@
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::{Application, Epoch, Instance, Partition, SealId, ShuffleId, WorkerId};
-use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CHUNKS_MAX};
+use mallorn_proto::limits::{APPLICATION_BYTES_MAX, CHUNKS_MAX, ORIGINS_MAX};
 
+use crate::handover::Origins;
 use crate::push::{Life, Log};
 use crate::spill::extent::{Extent, ExtentPlace, Restored};
 use crate::spill::segment::SEGMENT_HEADER_BYTES;
@@ -26,7 +27,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"MLRNSEG\0";
 /// The form that is written, and the newest that is read.
 pub const VERSION: u16 = 1;
 /// Longest record, in bytes: of a location with [`EXTENTS_MAX`] extents.
-pub const RECORD_BYTES_MAX: usize = EXTENTS_MAX * EXTENT_BYTES + CHUNKS_MAX * 16 + 256;
+pub const RECORD_BYTES_MAX: usize = EXTENTS_MAX * EXTENT_BYTES + CHUNKS_MAX * 16 + 512;
 /// Most extents of one location; with as many it takes no more batches.
 pub const EXTENTS_MAX: usize = 256 * 1024;
 const EXTENT_BYTES: usize = 60;
@@ -71,8 +72,8 @@ pub struct Whole {
     pub restored: Restored,
     /// Whether its bytes were synced: then they are there after a loss of power too.
     pub synced: bool,
-    /// The worker that it was taken over from.
-    pub from: Option<WorkerId>,
+    /// The workers that it was taken over from.
+    pub origins: Origins,
 }
 
 /// Why a file of records, or a segment, is not read.
@@ -140,8 +141,10 @@ fn put_whole(out: &mut Vec<u8>, whole: &Whole, folders: &[u64]) {
         Life::Open | Life::Gone => 0,
     };
     out.push(u8::from(whole.synced));
-    // No worker has the id 0.
-    out.extend_from_slice(&whole.from.map_or(0, |WorkerId(from)| from).to_le_bytes());
+    out.push(whole.origins.all().len() as u8);
+    for WorkerId(origin) in whole.origins.all() {
+        out.extend_from_slice(&origin.to_le_bytes());
+    }
     for number in [fixed, *length, *batches] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -241,7 +244,7 @@ pub fn check_segment_header(
 impl Whole {
     /// What is to be written down of a location; `None` when it is neither frozen nor sealed, or not all on disk.
     #[must_use]
-    pub fn of(log: &Log, synced: bool, from: Option<WorkerId>) -> Option<Self> {
+    pub fn of(log: &Log, synced: bool, origins: Origins) -> Option<Self> {
         let life = log.life();
         let is_whole = matches!(life, Life::Frozen { .. } | Life::Sealed { .. }) && log.unwritten() == 0;
         is_whole.then(|| Self {
@@ -253,7 +256,7 @@ impl Whole {
                 extents: log.extents().to_vec(),
             },
             synced,
-            from,
+            origins,
         })
     }
 }
@@ -335,7 +338,12 @@ impl<'a> Reader<'a> {
 
     fn whole(&mut self, is_sealed: bool, folders: &[u64]) -> Option<Whole> {
         let synced = self.u8()? == 1;
-        let from = Some(WorkerId(self.u128()?)).filter(|from| *from != WorkerId::default());
+        let origins = usize::from(self.u8()?);
+        if origins > ORIGINS_MAX {
+            return None;
+        }
+        let origins = (0..origins).map(|_| self.u128().map(WorkerId)).collect::<Option<_>>()?;
+        let origins = Origins::recorded(origins);
         let (fixed, length, batches) = (self.u64()?, self.u64()?, self.u64()?);
         let life = if is_sealed { Life::Sealed { seal: SealId(fixed), length } } else { Life::Frozen { acked: fixed } };
         let chunks = self.u32()? as usize;
@@ -348,7 +356,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let extents = (0..extents).map(|_| self.extent(folders)).collect::<Option<_>>()?;
-        Some(Whole { restored: Restored { life, length, batches, chunk_ends, extents }, synced, from })
+        Some(Whole { restored: Restored { life, length, batches, chunk_ends, extents }, synced, origins })
     }
 
     fn extent(&mut self, folders: &[u64]) -> Option<Extent> {
@@ -393,11 +401,11 @@ mod tests {
             false => (Life::Frozen { acked: fixed }, length),
         });
         let chunks = prop::collection::vec(any::<(u64, u64)>(), 0..5);
-        let whole = (life, any::<(u64, bool, u128)>(), chunks, prop::collection::vec(extent, 0..5)).prop_map(
-            |((life, length), (batches, synced, from), chunk_ends, extents)| {
+        let whole = (life, any::<(u64, bool, Vec<u128>)>(), chunks, prop::collection::vec(extent, 0..5)).prop_map(
+            |((life, length), (batches, synced, origins), chunk_ends, extents)| {
                 let restored = Restored { life, length, batches, chunk_ends, extents };
-                let from = (from % 2 > 0).then_some(WorkerId(from));
-                Said::Whole(Whole { restored, synced, from })
+                let origins = origins.into_iter().take(ORIGINS_MAX).map(WorkerId).collect();
+                Said::Whole(Whole { restored, synced, origins: Origins::recorded(origins) })
             },
         );
         prop_oneof![1 => Just(Said::Opened), 4 => whole, 1 => Just(Said::Dropped)]
@@ -464,7 +472,7 @@ mod tests {
         let restored = Restored { life, length: 9, batches: 1, chunk_ends: Vec::new(), extents: vec![extent] };
         let mut bytes = Vec::new();
         let name = Name { partition: Partition(4), epoch: Epoch(0) };
-        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: false, from: None }), &FOLDERS);
+        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: false, origins: Origins::default() }), &FOLDERS);
         assert_eq!(records(&bytes, &FOLDERS[..1]), (vec![(name, None)], 0));
     }
 

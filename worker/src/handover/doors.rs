@@ -110,6 +110,7 @@ impl HandOver {
             copy: Copy::HandedOver.into(),
             replicas: None,
             from: Some(self.identity.worker.into()),
+            earlier: kind.origins.all().iter().map(|worker| (*worker).into()).collect(),
         };
         let reply = target.door.clone().reserve(request).await?.into_inner();
         let asked = |reserved: &v1::Reserved| match reserved.outcome() {

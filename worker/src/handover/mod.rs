@@ -31,7 +31,7 @@ use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::grpc;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Tasks;
-use mallorn_worker_core::handover::{Told, groups};
+use mallorn_worker_core::handover::{Origins, Told, groups};
 use mallorn_worker_core::push::Life;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -70,6 +70,8 @@ struct Kind {
     durability: Durability,
     /// Workers that have the other copy, or may have it; rising.
     holders: Vec<WorkerId>,
+    /// Who had them before this worker.
+    origins: Origins,
 }
 
 /// One try for everything that is held.
@@ -108,7 +110,8 @@ impl HandOver {
             let other = location.replica.as_ref().map(|replica| replica.link.worker());
             let holders: BTreeSet<_> = state.leaving.holders().iter().copied().chain(other).collect();
             let (application, holders) = (Arc::clone(&location.application), holders.into_iter().collect());
-            (Kind { application, durability: state.durability, holders }, state.log.length())
+            let origins = location.origins.clone();
+            (Kind { application, durability: state.durability, holders, origins }, state.log.length())
         });
         let groups = groups(kinds);
         let round = Arc::new(Round {
@@ -283,7 +286,7 @@ impl Store {
         }
         drop(state);
         self.forget_handle(location);
-        if location.from.is_some() {
+        if location.origins.from().is_some() {
             self.taken.lock().forget(&location.application, location.id);
         }
         bytes

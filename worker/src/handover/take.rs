@@ -23,7 +23,8 @@ impl Store {
         let ids: Vec<_> = told.iter().map(|(id, _)| *id).collect();
         let found = self.by_names(application, &ids);
         let settle = |(location, (_, told)): (Option<Arc<Location>>, &(LocationId, Told))| {
-            location.filter(|location| location.from == Some(from) && self.settle_one(location, durability, told))
+            location
+                .filter(|location| location.origins.from() == Some(from) && self.settle_one(location, durability, told))
         };
         let settled: Vec<_> = found.into_iter().zip(told).map(settle).collect();
         let wanted: Vec<_> = settled.iter().flatten().cloned().collect();
@@ -31,7 +32,7 @@ impl Store {
         let answer = |location: Option<Arc<Location>>| {
             let Some(location) = location else { return false };
             let is_kept = kept.next().unwrap_or(false);
-            if is_kept && self.note_taken(&location, from) {
+            if is_kept && self.note_taken(&location) {
                 return true;
             }
             tracing::warn!(event = "not_taken_over", location = %location.id, %from, "no disk keeps its record");
@@ -46,11 +47,11 @@ impl Store {
     }
 
     /// Notes what is kept here now; `false` where it was released meanwhile.
-    fn note_taken(&self, location: &Location, from: WorkerId) -> bool {
+    fn note_taken(&self, location: &Location) -> bool {
         // Under its lock: a release clears locations first, and forgets what was noted of them after that.
         let state = location.lock();
         let is_here = state.log.life() != Life::Gone;
-        if is_here && self.taken.lock().note(&location.application, location.id, from) {
+        if is_here && self.taken.lock().note(&location.application, location.id, location.origins.clone()) {
             self.metrics.handover.taken_over.inc();
             self.metrics.handover.taken_over_bytes.inc_by(state.log.length());
         }

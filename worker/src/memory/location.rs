@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use mallorn_proto::batch::Place;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Handle, LocationId, WorkerId};
-use mallorn_worker_core::handover::Leaving;
+use mallorn_proto::id::{Application, Handle, LocationId};
+use mallorn_worker_core::handover::{Leaving, Origins};
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
 use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
 use mallorn_worker_core::replicate::Copy;
@@ -39,8 +39,8 @@ pub(crate) struct Location {
     pub(crate) application: Arc<Application>,
     /// Where a primary's other copy is.
     pub(crate) replica: Option<Replica>,
-    /// Who hands it over, or has.
-    pub(crate) from: Option<WorkerId>,
+    /// Who hands it over, or has, and who had it before.
+    pub(crate) origins: Origins,
     pub(super) spill: Arc<Spill>,
     state: Mutex<State>,
 }
@@ -59,8 +59,8 @@ pub(crate) struct Terms {
     pub(crate) copy: Copy,
     /// There at a primary, and nowhere else.
     pub(crate) replica: Option<Replica>,
-    /// Who hands it over; there at such a copy, and at one that was restored.
-    pub(crate) from: Option<WorkerId>,
+    /// Who hands it over, and who had it before; there at such a copy, and at one that was restored.
+    pub(crate) origins: Origins,
     pub(crate) limits: SplitLimits,
     pub(crate) durability: Durability,
 }
@@ -153,8 +153,8 @@ impl Location {
             durability: terms.durability,
             told: (0, 0),
         };
-        let Terms { replica, from, .. } = terms;
-        Self { id, place, handle, application, replica, from, spill, state: Mutex::new(state) }
+        let Terms { replica, origins, .. } = terms;
+        Self { id, place, handle, application, replica, origins, spill, state: Mutex::new(state) }
     }
 
     /// Its shuffle, as disks key it.
@@ -174,7 +174,7 @@ impl Location {
 
     /// Whether it was reserved on these terms, as far as copies go.
     pub(crate) fn is(&self, terms: &Terms) -> bool {
-        self.lock().log.copy() == terms.copy && self.replica == terms.replica && self.from == terms.from
+        self.lock().log.copy() == terms.copy && self.replica == terms.replica && self.origins == terms.origins
     }
 
     /// The pool that its memory is taken from.

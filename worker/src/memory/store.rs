@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId, WorkerId};
+use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
-use mallorn_worker_core::handover::{Leaving, Taken};
+use mallorn_worker_core::handover::{Leaving, Origins, Taken};
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
 use mallorn_worker_core::push::{Life, Log, Present, Reservation, SplitLimits, reserve};
@@ -75,7 +75,7 @@ pub(crate) enum Copies {
     },
     Replica,
     HandedOver {
-        from: WorkerId,
+        origins: Origins,
     },
 }
 
@@ -195,9 +195,9 @@ impl Store {
         let terms = Terms {
             copy: wanted.copies.copy(),
             replica: None,
-            from: match wanted.copies {
-                Copies::HandedOver { from } => Some(from),
-                Copies::Lone | Copies::Primary { .. } | Copies::Replica => None,
+            origins: match &wanted.copies {
+                Copies::HandedOver { origins } => origins.clone(),
+                Copies::Lone | Copies::Primary { .. } | Copies::Replica => Origins::default(),
             },
             limits: self.bounds.split,
             durability: wanted.durability,
@@ -249,10 +249,10 @@ impl Store {
     pub(crate) fn restore(&self, made: Made) -> Option<Arc<Location>> {
         let heap = self.arena.charge(Pool::Push, LOCATION_HEAP_BYTES)?;
         let (application, id, life) = (Arc::clone(&made.application), made.id, made.log.life());
-        let from = made.terms.from;
+        let origins = made.terms.origins.clone();
         let location = Arc::new(Location::new(made, Handle(self.random.id()), heap, Arc::clone(&self.spill)));
-        if let Some(from) = from {
-            self.taken.lock().note(&application, id, from);
+        if origins.from().is_some() {
+            self.taken.lock().note(&application, id, origins);
         } else if life == Life::Gone {
             location.lock().leaving = Leaving::gone();
         }
@@ -283,7 +283,7 @@ impl Store {
     pub(crate) fn forget(&self, location: &Arc<Location>) {
         let application = &*location.application;
         self.handles.remove(&location.handle);
-        if location.from.is_some() {
+        if location.origins.from().is_some() {
             self.taken.lock().forget(application, location.id);
         }
         let mut names = self.names.write();

@@ -2,10 +2,12 @@
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Handle, Incarnation, WorkerId};
-use mallorn_proto::limits::ADDRESS_BYTES_MAX;
+use mallorn_proto::limits::{ADDRESS_BYTES_MAX, ORIGINS_MAX};
 use mallorn_proto::status::{Status, to_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::reserve_request::Copy;
+
+use mallorn_worker_core::handover::Origins;
 
 use super::missing;
 use crate::memory::store::{Copies, Wanted};
@@ -28,7 +30,12 @@ pub(super) fn wanted(request: &v1::ReserveRequest, own: WorkerId) -> Result<Want
             if from == own {
                 return Err(malformed("a worker hands over to others"));
             }
-            Copies::HandedOver { from }
+            let count = request.earlier.len();
+            if count > ORIGINS_MAX {
+                return Err(malformed(format!("{count} earlier workers, at most {ORIGINS_MAX} are told")));
+            }
+            let earlier: Vec<_> = request.earlier.iter().map(|worker| WorkerId::from(*worker)).collect();
+            Copies::HandedOver { origins: Origins::new(&earlier, from, own) }
         }
     };
     Ok(Wanted { copies, durability: Durability::from_wire(request.durability) })

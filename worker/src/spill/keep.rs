@@ -115,7 +115,7 @@ impl Spill {
             };
             let synced = durability == Durability::Synced;
             let state = location.lock();
-            let Some(whole) = Whole::of(&state.log, synced, location.from) else {
+            let Some(whole) = Whole::of(&state.log, synced, location.origins.clone()) else {
                 kept[index] = false;
                 continue;
             };

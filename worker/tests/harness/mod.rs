@@ -164,6 +164,7 @@ impl Node {
             locations: locations.iter().map(|id| (*id).into()).collect(),
             durability: self.durability.to_wire(),
             from: (copy == Copy::HandedOver).then(|| LEAVES.into()),
+            earlier: Vec::new(),
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
     }

@@ -150,13 +150,16 @@ impl Stage {
 
     /// The first heartbeat, from now on, of which this is true.
     pub(crate) async fn beat(&mut self, mut wanted: impl FnMut(&v1::HeartbeatRequest) -> bool) -> v1::HeartbeatRequest {
-        loop {
-            if let Heard::Beat(request) = self.next().await
-                && wanted(&request)
-            {
-                return request;
+        let beat = async {
+            loop {
+                if let Heard::Beat(request) = self.next().await
+                    && wanted(&request)
+                {
+                    return request;
+                }
             }
-        }
+        };
+        clock::timeout(PATIENCE, beat).await.expect("a heartbeat tells it")
     }
 }
 

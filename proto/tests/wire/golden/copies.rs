@@ -29,6 +29,20 @@ fn worker() -> Vec<Golden> {
                 copy: v1::reserve_request::Copy::Primary.into(),
                 replicas: Some(v1::Replicas { worker: Some(rack()), handles: vec![7, 1 << 63] }),
                 from: None,
+                earlier: Vec::new(),
+            },
+        ),
+        message(
+            "worker_reserve_handed_over_request",
+            v1::ReserveRequest {
+                cluster: cluster(),
+                application: application(),
+                worker: worker_id(),
+                locations: vec![location(0)],
+                copy: v1::reserve_request::Copy::HandedOver.into(),
+                from: Some(v1::WorkerId { high: 1, low: 2 }),
+                earlier: vec![v1::WorkerId { high: 3, low: 4 }, v1::WorkerId { high: 5, low: 6 }],
+                ..Default::default()
             },
         ),
         message("worker_freeze_moved_reply", v1::FreezeReply { locations: vec![moved()] }),

@@ -6,6 +6,8 @@ use std::ops::Range;
 use mallorn_proto::id::{Application, LocationId, WorkerId};
 use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 
+use super::Origins;
+
 /// Locations of one application that were taken over from one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenFrom {
@@ -20,26 +22,26 @@ pub struct TakenFrom {
 /// Everything that was taken over, and is here. The master is told all of it after each registration, and then the news.
 #[derive(Debug, Default)]
 pub struct Taken {
-    by_application: BTreeMap<Application, BTreeMap<LocationId, Origin>>,
+    by_application: BTreeMap<Application, BTreeMap<LocationId, Entry>>,
     untold: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Origin {
-    from: WorkerId,
+#[derive(Clone, Debug)]
+struct Entry {
+    origins: Origins,
     is_told: bool,
 }
 
 impl Taken {
     /// A location was taken over. Returns whether that is news.
-    pub fn note(&mut self, application: &Application, location: LocationId, from: WorkerId) -> bool {
+    pub fn note(&mut self, application: &Application, location: LocationId, origins: Origins) -> bool {
         let of = match self.by_application.get_mut(application) {
             Some(of) => of,
             None => self.by_application.entry(application.clone()).or_default(),
         };
-        let before = of.insert(location, Origin { from, is_told: false });
-        self.untold += usize::from(before.is_none_or(|before| before.is_told));
-        before.is_none_or(|before| before.from != from)
+        let before = of.insert(location, Entry { origins: origins.clone(), is_told: false });
+        self.untold += usize::from(before.as_ref().is_none_or(|before| before.is_told));
+        before.is_none_or(|before| before.origins != origins)
     }
 
     /// A location is not here any more.
@@ -70,7 +72,7 @@ impl Taken {
 
     /// The master knows nothing of it (any more).
     pub fn tell_again(&mut self) {
-        self.by_application.values_mut().flat_map(BTreeMap::values_mut).for_each(|origin| origin.is_told = false);
+        self.by_application.values_mut().flat_map(BTreeMap::values_mut).for_each(|entry| entry.is_told = false);
         self.count();
     }
 
@@ -81,16 +83,23 @@ impl Taken {
         if self.untold == 0 {
             return page;
         }
-        let mut room = PAGE_LOCATIONS_MAX;
+        let (mut room, mut is_full) = (PAGE_LOCATIONS_MAX, false);
         for (application, of) in &self.by_application {
             let mut by_worker: BTreeMap<WorkerId, Vec<LocationId>> = BTreeMap::new();
-            for (location, origin) in of.iter().filter(|(_, origin)| !origin.is_told).take(room) {
-                by_worker.entry(origin.from).or_default().push(*location);
-                room -= 1;
+            for (location, entry) in of.iter().filter(|(_, entry)| !entry.is_told) {
+                let origins = entry.origins.all();
+                if origins.len() > room {
+                    is_full = true;
+                    break;
+                }
+                room -= origins.len();
+                for origin in origins {
+                    by_worker.entry(*origin).or_default().push(*location);
+                }
             }
             let from = |(from, locations)| TakenFrom { application: application.clone(), from, locations };
             page.extend(by_worker.into_iter().map(from));
-            if room == 0 {
+            if is_full {
                 break;
             }
         }
@@ -108,8 +117,10 @@ impl Taken {
         for TakenFrom { application, from, locations } in page {
             let Some(of) = self.by_application.get_mut(application) else { continue };
             for location in locations {
-                if let Some(origin) = of.get_mut(location).filter(|origin| origin.from == *from && !origin.is_told) {
-                    origin.is_told = true;
+                // All that had a location are told of in one page.
+                let is_told = |entry: &&mut Entry| entry.origins.from() == Some(*from) && !entry.is_told;
+                if let Some(entry) = of.get_mut(location).filter(is_told) {
+                    entry.is_told = true;
                     self.untold -= 1;
                 }
             }
@@ -118,7 +129,7 @@ impl Taken {
 
     fn count(&mut self) {
         let all = self.by_application.values().flat_map(BTreeMap::values);
-        self.untold = all.filter(|origin| !origin.is_told).count();
+        self.untold = all.filter(|entry| !entry.is_told).count();
     }
 }
 
@@ -132,15 +143,37 @@ mod tests {
         LocationId { shuffle: ShuffleId(shuffle), partition: Partition(partition), epoch: Epoch(0) }
     }
 
+    fn by(worker: u128) -> Origins {
+        Origins::new(&[], WorkerId(worker), WorkerId(u128::MAX))
+    }
+
+    #[test]
+    fn all_that_had_a_location_are_told_of_in_one_page() {
+        let (mut taken, application) = (Taken::default(), Application { name: "a".to_owned(), instance: Instance(1) });
+        let origins = Origins::new(&[WorkerId(1), WorkerId(2)], WorkerId(3), WorkerId(9));
+        for partition in 0..PAGE_LOCATIONS_MAX as u32 / 3 + 1 {
+            taken.note(&application, id(0, partition), origins.clone());
+        }
+        let page = taken.page();
+        assert_eq!(page.iter().map(|from| from.locations.len()).collect::<Vec<_>>(), [PAGE_LOCATIONS_MAX / 3; 3]);
+        taken.told(&page);
+        let page = taken.page();
+        let last = id(0, PAGE_LOCATIONS_MAX as u32 / 3);
+        let froms: Vec<_> = page.iter().map(|from| (from.from.0, &from.locations[..])).collect();
+        assert_eq!(froms, [(1, &[last][..]), (2, &[last]), (3, &[last])]);
+        taken.told(&page);
+        assert!(taken.is_told() && taken.page().is_empty());
+    }
+
     #[test]
     fn all_is_told_once_in_pages_and_again_after_a_registration() {
         let (mut taken, mut names) = (Taken::default(), ["b", "a"].into_iter());
         let mut application = || Application { name: names.next().unwrap().to_owned(), instance: Instance(1) };
         let (first, second) = (application(), application());
         for partition in 0..PAGE_LOCATIONS_MAX as u32 {
-            taken.note(&first, id(partition % 2, partition), WorkerId(u128::from(partition % 3)));
+            taken.note(&first, id(partition % 2, partition), by(u128::from(partition % 3) + 1));
         }
-        taken.note(&second, id(9, 0), WorkerId(1));
+        taken.note(&second, id(9, 0), by(1));
         let tell = |taken: &mut Taken| {
             let (mut told, mut pages) = (0, 0);
             while let page = taken.page()
@@ -154,15 +187,15 @@ mod tests {
             (told, pages)
         };
         assert_eq!(tell(&mut taken), (PAGE_LOCATIONS_MAX + 1, 2));
-        taken.note(&second, id(9, 1), WorkerId(1));
+        taken.note(&second, id(9, 1), by(1));
         assert_eq!(tell(&mut taken), (1, 1), "then the news only");
         taken.release(&first, 0..1);
         taken.forget(&second, id(9, 0));
         taken.tell_again();
         assert_eq!(tell(&mut taken).0, PAGE_LOCATIONS_MAX / 2 + 1);
-        taken.note(&second, id(9, 1), WorkerId(5));
+        taken.note(&second, id(9, 1), by(5));
         let page = taken.page();
-        taken.note(&second, id(9, 1), WorkerId(6));
+        taken.note(&second, id(9, 1), by(6));
         taken.told(&page);
         assert_eq!(taken.page()[0].from, WorkerId(6), "what changed while it was told is told again");
         taken.release_all(&second);

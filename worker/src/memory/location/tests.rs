@@ -17,7 +17,7 @@ fn location(arena: &Arc<Arena>) -> Arc<Location> {
     let id = LocationId { shuffle: ShuffleId(1), partition: Partition(2), epoch: Epoch(0) };
     let application = Arc::new(Application { name: "a".to_owned(), instance: Instance(7) });
     let (limits, durability) = (SplitLimits::NONE, Durability::Memory);
-    let terms = Terms { copy: Copy::Lone, replica: None, from: None, limits, durability };
+    let terms = Terms { copy: Copy::Lone, replica: None, origins: Origins::default(), limits, durability };
     let made = Made { id, application, terms, log: Log::new() };
     let metrics = Metrics::new(&Registry::new(), arena).unwrap();
     let spill = Spill::new(Arc::clone(arena), Vec::new(), metrics);
