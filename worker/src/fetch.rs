@@ -153,7 +153,9 @@ impl RequestError {
             }
             Self::Fetch(FetchError::NotABorder { .. }) => Status::Malformed,
             Self::Fetch(FetchError::TooLarge { .. }) => Status::TooLarge,
-            Self::TooManyStreams | Self::NoMemory | Self::Disk(DiskError::NoMemory | DiskError::Ended) => Status::Busy,
+            Self::TooManyStreams
+            | Self::NoMemory
+            | Self::Disk(DiskError::NoMemory | DiskError::Hangs | DiskError::Ended) => Status::Busy,
             Self::Disk(DiskError::Folder { .. } | DiskError::Read { .. } | DiskError::List) => Status::BadChecksum,
         }
     }

@@ -85,11 +85,8 @@ impl DiskRead {
         if bytes == 0 {
             return Ok(());
         }
-        let slots = self.spill.slots(bytes).await?;
-        let filled = self.spill.read(folder, &self.location, move |folder, location| {
-            let mut slots = slots;
-            let filled = fill_slots(folder, location, &wanted, &mut slots)?;
-            Ok((slots, filled))
+        let filled = self.spill.read_into(folder, &self.location, bytes, move |folder, location, slots| {
+            fill_slots(folder, location, &wanted, slots)
         });
         let (slots, filled) = filled.await?;
         read.views.extend(slots.into_iter().zip(filled).map(|(slot, length)| slot.into_view(length)));

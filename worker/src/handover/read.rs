@@ -57,30 +57,32 @@ pub(super) async fn next(spill: &Spill, location: &Arc<Location>, at: Cursor) ->
 
 async fn from_disk(spill: &Spill, location: &Arc<Location>, extent: Extent, offset: u64) -> Result<Piece, DiskError> {
     let folder = spill.folder(extent.place.disk)?;
-    let slots = spill.slots(extent.end() - offset).await?;
-    let job = move |folder: &Folder, location: &Location| read(folder, location, &extent, (offset, slots));
-    let (list, views) = spill.read(folder, location, job).await?;
+    let job = move |folder: &Folder, location: &Location, slots: &mut [Slot]| {
+        read(folder, location, &extent, (offset, slots))
+    };
+    let (slots, (list, filled)) = spill.read_into(folder, location, extent.end() - offset, job).await?;
+    let views = slots.into_iter().zip(filled).map(|(slot, length)| slot.into_view(length)).collect();
     let lengths = lengths_in(&extent, &list.checked(&extent)?, offset).ok_or(DiskError::List)?;
     Ok(Piece { offset, lengths, views, next: Cursor::at(extent.end()) })
 }
 
-/// Reads an extent's list, and its batches from `offset` on. Blocks.
+/// Reads an extent's list, and its batches from `offset` on; returns how much of each slot is filled. Blocks.
 fn read(
     folder: &Folder,
     location: &Location,
     extent: &Extent,
-    (offset, slots): (u64, Vec<Slot>),
-) -> io::Result<(ReadList, VecDeque<View>)> {
+    (offset, slots): (u64, &mut [Slot]),
+) -> io::Result<(ReadList, Vec<usize>)> {
     let file = folder.segment(location, extent.place.segment)?;
     let list = ReadList::read(&file, extent)?;
     let (mut position, mut left) = (extent.place.position + offset - extent.offset, (extent.end() - offset) as usize);
-    let mut views = VecDeque::with_capacity(slots.len());
-    for mut slot in slots {
+    let mut filled = Vec::with_capacity(slots.len());
+    for slot in slots {
         let part = left.min(slot.length());
         file.read_at(&mut slot.as_mut()[..part], position)?;
-        views.push_back(slot.into_view(part));
+        filled.push(part);
         position += part as u64;
         left -= part;
     }
-    Ok((list, views))
+    Ok((list, filled))
 }

@@ -69,7 +69,9 @@ pub(crate) struct Folder {
     queue: Mutex<Queue>,
     pub(super) work: Notify,
     /// Writes that were given up and have not come back.
-    pub(super) stuck: Arc<AtomicUsize>,
+    pub(super) stuck_writes: Arc<AtomicUsize>,
+    /// And reads.
+    pub(super) stuck_reads: Arc<AtomicUsize>,
     /// A sync failed here.
     has_lost_sync: AtomicBool,
     _lock: FileLock,
@@ -131,7 +133,8 @@ impl Folder {
             open: OpenFiles::default(),
             queue: Mutex::new(Queue::default()),
             work: Notify::new(),
-            stuck: Arc::new(AtomicUsize::new(0)),
+            stuck_writes: Arc::default(),
+            stuck_reads: Arc::default(),
             has_lost_sync: AtomicBool::new(false),
             _lock: lock,
         })
@@ -150,7 +153,7 @@ impl Folder {
     /// What is known of the disk.
     pub(crate) fn state(&self) -> DiskState {
         let mut state = self.state.lock().clone();
-        if self.stuck.load(Ordering::Acquire) > 0 {
+        if [&self.stuck_writes, &self.stuck_reads].iter().any(|stuck| stuck.load(Ordering::Acquire) > 0) {
             state.hang();
         }
         state
@@ -265,6 +268,11 @@ impl Folder {
         for files in released {
             mallorn_runtime::task::spawn(Arc::clone(self).remove(files));
         }
+    }
+
+    /// Whether none of the reading threads is left: whatever else were to be read would wait behind those that hang.
+    pub(super) fn reads_hang(&self) -> bool {
+        self.stuck_reads.load(Ordering::Acquire) >= READ_THREADS
     }
 
     /// Runs what reads on the folder's threads.

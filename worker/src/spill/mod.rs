@@ -41,6 +41,7 @@ pub(crate) use folder::Folder;
 pub use folder::FolderError;
 use latch::Latch;
 use leaving::Leaving;
+use read::ReadRoom;
 
 use crate::memory::arena::{Arena, RECEIVE_BYTES};
 use crate::memory::location::Location;
@@ -59,6 +60,7 @@ const WRITE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) struct Spill {
     arena: Arc<Arena>,
     folders: Vec<Arc<Folder>>,
+    reads: ReadRoom,
     metrics: Metrics,
     clock: Clock,
     /// Bytes in memory only of shuffles whose commit asks for more.
@@ -109,8 +111,10 @@ impl Spill {
         // Half of what connections may have received is left to those that do not wait for memory.
         let paused_max = arena.limit_bytes(Pool::Receive) / 2 / RECEIVE_BYTES;
         let pressure = Arc::new(Pressure::new(paused_max as usize));
+        let reads = ReadRoom::new(arena.limit_bytes(Pool::Read), folders.len());
         let spill = Self {
             arena,
+            reads,
             folders,
             pressure,
             metrics,
@@ -294,7 +298,7 @@ impl Spill {
         folder: &Arc<Folder>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let leaving = Leaving::new(folder);
+        let leaving = Leaving::new(folder, &folder.stuck_writes);
         let returned = leaving.returned();
         let job = move || {
             let done = job();

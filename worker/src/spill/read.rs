@@ -10,7 +10,9 @@ use mallorn_runtime::clock;
 use mallorn_runtime::disk::File;
 use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::spill::extent::Extent;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::leaving::Leaving;
 use super::{Folder, Spill};
 use crate::memory::arena::Slot;
 use crate::memory::location::Location;
@@ -20,12 +22,17 @@ const MEMORY_WITHIN: Duration = Duration::from_secs(10);
 /// How long a disk may take for one read.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
+/// What room is counted in.
+const ROOM_UNIT_BYTES: u64 = 4096;
+
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskError {
     #[error("the worker has no memory left for readers; try again later")]
     NoMemory,
     #[error("the disk does not answer; try again later")]
+    Hangs,
+    #[error("the worker is about to end")]
     Ended,
     #[error("the data folder {index} of the extent is not there any more")]
     Folder { index: u16 },
@@ -38,16 +45,57 @@ pub(crate) enum DiskError {
     List,
 }
 
-impl Spill {
-    /// Memory to read that many bytes into.
-    pub(crate) async fn slots(&self, bytes: u64) -> Result<Vec<Slot>, DiskError> {
-        let slots = clock::timeout(MEMORY_WITHIN, self.arena.wait_all(Pool::Read, bytes)).await;
-        slots.map_err(|_| DiskError::NoMemory)
+/// How much may be on its way from each disk: where one hangs, what waits for it must not hold all memory of readers.
+pub(super) struct ReadRoom {
+    disks: Vec<Arc<Semaphore>>,
+    /// Of each disk.
+    units: u32,
+}
+
+impl ReadRoom {
+    /// Divides the memory of readers: one share is for what is read from no disk.
+    pub(super) fn new(bytes: u64, disks: usize) -> Self {
+        let units = (bytes / (disks as u64 + 1) / ROOM_UNIT_BYTES).clamp(1, 1 << 20) as u32;
+        Self { disks: (0..disks).map(|_| Arc::new(Semaphore::new(units as usize))).collect(), units }
     }
 
+    /// Room to read that many bytes; what is larger than a disk's share takes all of it.
+    async fn take(&self, folder: &Folder, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let disk = Arc::clone(self.disks.get(usize::from(folder.index))?);
+        let units = bytes.div_ceil(ROOM_UNIT_BYTES).min(u64::from(self.units)) as u32;
+        disk.acquire_many_owned(units).await.ok()
+    }
+}
+
+impl Spill {
     /// The data folder of that index.
     pub(crate) fn folder(&self, index: u16) -> Result<&Arc<Folder>, DiskError> {
         self.folders.get(usize::from(index)).ok_or(DiskError::Folder { index })
+    }
+
+    /// Reads so many bytes of a location into memory: `job` fills the slots it is given. A failure counts against the disk.
+    pub(crate) async fn read_into<T: Send + 'static>(
+        &self,
+        folder: &Arc<Folder>,
+        location: &Arc<Location>,
+        bytes: u64,
+        job: impl FnOnce(&Folder, &Location, &mut [Slot]) -> io::Result<T> + Send + 'static,
+    ) -> Result<(Vec<Slot>, T), DiskError> {
+        if folder.reads_hang() {
+            return Err(DiskError::Hangs);
+        }
+        let memory = async {
+            let room = self.reads.take(folder, bytes).await;
+            (room, self.arena.wait_all(Pool::Read, bytes).await)
+        };
+        let (room, mut slots) = clock::timeout(MEMORY_WITHIN, memory).await.map_err(|_| DiskError::NoMemory)?;
+        let job = move |folder: &Folder, location: &Location| {
+            let done = job(folder, location, &mut slots)?;
+            // Held by a read that hangs until it returns, as its slots are.
+            drop(room);
+            Ok((slots, done))
+        };
+        self.read(folder, location, job).await
     }
 
     /// Runs what reads a location from disk, on the threads of the folder. A failure counts against the disk.
@@ -57,9 +105,23 @@ impl Spill {
         location: &Arc<Location>,
         job: impl FnOnce(&Folder, &Location) -> io::Result<T> + Send + 'static,
     ) -> Result<T, DiskError> {
+        if folder.reads_hang() {
+            return Err(DiskError::Hangs);
+        }
         let (at, of) = (Arc::clone(folder), Arc::clone(location));
-        let read = clock::timeout(READ_WITHIN, folder.read(move || job(&at, &of))).await;
-        let result = read.map_err(|_| DiskError::Ended)?.map_err(|_| DiskError::Ended)?;
+        let leaving = Leaving::new(folder, &folder.stuck_reads);
+        let returned = leaving.returned();
+        let job = move || {
+            let done = job(&at, &of);
+            drop(returned);
+            done
+        };
+        let Ok(read) = clock::timeout(READ_WITHIN, folder.read(job)).await else {
+            leaving.leave();
+            tracing::warn!(event = "disk_hangs", folder = %folder.path.display(), "a read does not come back");
+            return Err(DiskError::Hangs);
+        };
+        let result = read.map_err(|_| DiskError::Ended)?;
         Ok(result.inspect_err(|error| self.read_failed(folder, location, error))?)
     }
 }

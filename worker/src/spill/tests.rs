@@ -11,7 +11,9 @@ use mallorn_worker_core::record::{self, Name, Said};
 use prometheus::Registry;
 
 use super::files::RecordError;
+use super::read::DiskError;
 use super::*;
+use crate::memory::arena::Slot;
 use crate::memory::location::append::Body;
 use crate::memory::store::tests::{BODY, application, id};
 use crate::memory::store::{Bounds, Copies, Wanted};
@@ -116,4 +118,58 @@ fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
     let (records, torn) = record::records(rest, &[]);
     assert_eq!((records.len(), torn), (1, 0));
     assert_eq!(records[0].0.partition, id(1, 4).partition);
+}
+
+/// Reads a location from a folder; the read returns once it is told to.
+fn hanging(store: &Arc<Store>, location: &Arc<Location>, folder: usize, bytes: u64) -> (Told, Outcome) {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (store, location) = (Arc::clone(store), Arc::clone(location));
+    let outcome = tokio::spawn(async move {
+        let job = move |_: &Folder, _: &Location, _: &mut [Slot]| Ok(drop(told.recv()));
+        store.spill.read_into(&store.spill.folders[folder], &location, bytes, job).await.map(drop)
+    });
+    (tell, outcome)
+}
+
+type Told = std::sync::mpsc::Sender<()>;
+type Outcome = tokio::task::JoinHandle<Result<(), DiskError>>;
+
+#[tokio::test]
+async fn a_disk_whose_reads_hang_is_left_and_keeps_no_memory_from_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, writers) = store(&[root.path().join("a"), root.path().join("b")]);
+    let location = pushed(&store, id(1, 1), Durability::Written);
+    assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
+    let share = store.spill.arena.limit_bytes(Pool::Read) / 3;
+    // Time that stands still and jumps would be too short for them.
+    drop(writers);
+    tokio::time::pause();
+    // More than memory has: all but what fits the disk's share waits for room, not for memory.
+    let (hang, outcomes): (Vec<_>, Vec<_>) = (0..32).map(|_| hanging(&store, &location, 0, share / 8)).unzip();
+    for outcome in outcomes {
+        let error = outcome.await.unwrap().unwrap_err();
+        assert!(matches!(error, DiskError::Hangs | DiskError::NoMemory), "{error}");
+    }
+    let now = store.spill.clock.now();
+    assert!(!store.spill.folders[0].takes(now) && store.spill.folders[1].takes(now), "it takes no new data either");
+    let asked = tokio::time::Instant::now();
+    let job = |_: &Folder, _: &Location| Ok(());
+    let refused = store.spill.read(&store.spill.folders[0], &location, job).await;
+    assert!(matches!(refused, Err(DiskError::Hangs)));
+    assert_eq!(asked.elapsed(), Duration::ZERO, "nobody waits behind reads that hang");
+    tokio::time::resume();
+    let (tell, other) = hanging(&store, &location, 1, share);
+    drop(tell);
+    other.await.unwrap().unwrap();
+
+    drop(hang);
+    let back = async {
+        while !store.spill.folders[0].takes(store.spill.clock.now()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    clock::timeout(Duration::from_secs(20), back).await.expect("the disk is back");
+    let (tell, again) = hanging(&store, &location, 0, share);
+    drop(tell);
+    again.await.unwrap().unwrap();
 }
