@@ -69,6 +69,10 @@ enum DrainError {
     Lost { name: String, seconds: u64 },
     #[error("the worker {name} at {address} does not answer as it should ({code}): {text}")]
     Worker { name: String, address: String, code: tonic::Code, text: String },
+    #[error(
+        "the worker {name} has no disk that keeps the {locations} locations that are left: move them with --hand-over"
+    )]
+    NeedsHandOver { name: String, locations: u64 },
     #[error("can't print: {0}")]
     Print(#[from] io::Error),
 }
@@ -112,6 +116,9 @@ async fn drain(args: &DrainArgs) -> Result<(), DrainError> {
             if line != told {
                 writeln!(io::stdout(), "{line}")?;
                 told = line;
+            }
+            if reply.needs_hand_over && args.wait {
+                return Err(DrainError::NeedsHandOver { name: asked.name, locations: reply.locations_left });
             }
             if reply.done || !args.wait {
                 return Ok(());
@@ -232,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_line_tells_what_is_left_and_what_was_moved() {
-        let reply = v1::DrainReply { locations_left: 3, bytes_left: 2048, bytes_handed_over: 0, done: false };
+        let reply = v1::DrainReply { locations_left: 3, bytes_left: 2048, bytes_handed_over: 0, ..Default::default() };
         assert_eq!(line("a", &reply), "a: draining, 3 locations with 2.00 KiB left");
-        let reply = v1::DrainReply { locations_left: 0, bytes_left: 0, bytes_handed_over: 1 << 20, done: true };
+        let reply = v1::DrainReply { bytes_handed_over: 1 << 20, done: true, ..Default::default() };
         assert_eq!(line("a", &reply), "a: nothing is left, 1.00 MiB handed over; its process may be ended");
     }
 }

@@ -12,6 +12,7 @@ use mallorn_runtime::clock;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::push::Life;
+use mallorn_worker_core::spill::disk::Health;
 use tokio::sync::watch;
 
 use crate::handover::HandOver;
@@ -46,6 +47,8 @@ pub(crate) struct Progress {
     pub(crate) handed_over_bytes: u64,
     /// Nothing is left.
     pub(crate) is_done: bool,
+    /// What is left is not safe here, however long it is waited for.
+    pub(crate) needs_hand_over: bool,
 }
 
 /// The draining of one worker.
@@ -86,7 +89,15 @@ impl Drain {
         let is_over = *self.is_done.borrow();
         let (locations_left, bytes_left) = self.left();
         let handed_over_bytes = self.store.metrics.handover.bytes.get();
-        Progress { locations_left, bytes_left, handed_over_bytes, is_done: is_over && locations_left == 0 }
+        let is_done = is_over && locations_left == 0;
+        let needs_hand_over = *self.order.borrow() == Order::Keep && locations_left > 0 && !self.can_keep();
+        Progress { locations_left, bytes_left, handed_over_bytes, is_done, needs_hand_over }
+    }
+
+    /// Whether what is written here is there again when the worker is; a disk that is full or slow may take it later.
+    fn can_keep(&self) -> bool {
+        let disks = self.store.spill.disks();
+        self.disk_returns && disks.iter().any(|disk| disk.health != Health::Failed)
     }
 
     /// Locations and bytes that would be lost with this worker.
@@ -230,7 +241,7 @@ mod tests {
             async move { drain.end(GRACE).await }
         });
         clock::sleep(10 * SECOND).await;
-        assert_eq!(drain.progress(), Progress { locations_left: 1, ..Progress::default() });
+        assert_eq!(drain.progress(), Progress { locations_left: 1, needs_hand_over: true, ..Progress::default() });
         assert_eq!((store.is_draining(), *drain.order.borrow()), (true, Order::Keep));
         store.release(&application("a"), 0..10);
         ending.await.unwrap();

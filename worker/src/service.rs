@@ -162,12 +162,14 @@ impl Worker for Service {
         let request = request.into_inner();
         self.admit_caller(&request.cluster, request.worker)?;
         self.drain.begin(request.hand_over);
-        let Progress { locations_left, bytes_left, handed_over_bytes, is_done } = self.drain.progress();
+        let Progress { locations_left, bytes_left, handed_over_bytes, is_done, needs_hand_over } =
+            self.drain.progress();
         Ok(Response::new(v1::DrainReply {
             locations_left,
             bytes_left,
             bytes_handed_over: handed_over_bytes,
             done: is_done,
+            needs_hand_over,
         }))
     }
 }

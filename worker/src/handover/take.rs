@@ -35,6 +35,10 @@ impl Store {
             if is_kept && self.note_taken(&location) {
                 return true;
             }
+            if self.taken.lock().has(application, location.id) {
+                // Another call of the same kind was answered that it is kept: whoever had it may have deleted it.
+                return true;
+            }
             tracing::warn!(event = "not_taken_over", location = %location.id, %from, "no disk keeps its record");
             self.drop_one(&location);
             false

@@ -18,9 +18,20 @@ use crate::memory::location::{Location, Recorded};
 /// Records of one shuffle that are written together.
 struct Records {
     files: Arc<ShuffleFiles>,
-    bytes: Vec<u8>,
-    /// The locations, by the caller's index, and what they have reached then.
-    of: Vec<(usize, Recorded)>,
+    /// What they are of, with the caller's index.
+    of: Vec<(usize, Arc<Location>)>,
+}
+
+/// Records that are written together at one folder.
+#[derive(Default)]
+struct ByShuffle(BTreeMap<ShuffleKey, Records>);
+
+impl ByShuffle {
+    fn add(&mut self, folder: &Folder, index: usize, location: &Arc<Location>) {
+        let files = folder.files(&location.application, location.id.shuffle);
+        let records = self.0.entry(files.key()).or_insert_with(|| Records { files, of: Vec::new() });
+        records.of.push((index, Arc::clone(location)));
+    }
 }
 
 impl Spill {
@@ -82,64 +93,57 @@ impl Spill {
         };
         let began = self.clock.now();
         let outcome = self.run_within(folder, move || at.syncing(|| sync(&at))).await;
-        let synced = self.is_done(folder, outcome);
+        let synced = self.done(folder, outcome).is_some();
         if synced {
             self.metrics.spill.synced(self.clock.now().saturating_sub(began));
         }
         synced
     }
 
-    /// Whether a job was done; where it failed, the disk is judged by that.
-    fn is_done(&self, folder: &Folder, outcome: Option<Result<(), RecordError>>) -> bool {
-        match outcome {
-            Some(Ok(())) => return true,
-            Some(Err(RecordError::Sync(error))) => {
+    /// What a job has done; where it failed, the disk is judged by that.
+    fn done<T>(&self, folder: &Folder, outcome: Option<Result<T, RecordError>>) -> Option<T> {
+        match outcome? {
+            Ok(done) => return Some(done),
+            Err(RecordError::Sync(error)) => {
                 tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
                 folder.judge(self.clock.now(), DiskState::failed);
             }
-            Some(Err(RecordError::Io(error))) => folder.erred(self.clock.now(), &error),
-            Some(Err(RecordError::Released)) | None => {}
+            Err(RecordError::Io(error)) => folder.erred(self.clock.now(), &error),
+            Err(RecordError::Released) => {}
         }
-        false
+        None
     }
 
     /// Writes the records of locations whose bytes are on disk.
     async fn record(&self, locations: &[Arc<Location>], kept: &mut [bool], durability: Durability) {
-        let folder_ids = self.folder_ids();
-        let mut by_folder: BTreeMap<u16, BTreeMap<ShuffleKey, Records>> = BTreeMap::new();
+        let mut by_folder: BTreeMap<u16, ByShuffle> = BTreeMap::new();
         for (index, location) in locations.iter().enumerate() {
-            let at = if kept[index] { self.home(location) } else { None };
-            let (Some(folder), Some(reached)) = (at, wanted(location, durability)) else {
-                kept[index] &= wanted(location, durability).is_none();
-                continue;
-            };
-            let synced = durability == Durability::Synced;
+            let is_missing = wanted(location, durability).is_some();
+            let folder = if kept[index] && is_missing { self.home(location) } else { None };
+            kept[index] &= !is_missing;
+            let Some(folder) = folder else { continue };
             let state = location.lock();
-            let Some(whole) = Whole::of(&state.log, synced, location.origins.clone()) else {
-                kept[index] = false;
-                continue;
-            };
-            // Under the lock, so that a release finds these files, and none are made after it.
-            let files = folder.files(&location.application, location.id.shuffle);
-            drop(state);
-            let records = by_folder.entry(folder.index).or_default().entry(files.key());
-            let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
-            let name = Name { partition: location.id.partition, epoch: location.id.epoch };
-            record::put(&mut records.bytes, name, &Said::Whole(whole), &folder_ids);
-            records.of.push((index, reached));
+            if state.log.life() != Life::Gone {
+                // Under the lock, so that a release finds these files, and none are made after it.
+                by_folder.entry(folder.index).or_default().add(folder, index, location);
+            }
         }
         for (disk, shuffles) in by_folder {
+            let said = move |location: &Location| {
+                let reached = wanted(location, durability)?;
+                let state = location.lock();
+                let whole = Whole::of(&state.log, durability == Durability::Synced, location.origins.clone())?;
+                Some((Said::Whole(whole), reached))
+            };
             let folder = &self.folders[usize::from(disk)];
-            let records: Vec<_> = shuffles.into_values().collect();
-            let (written, of) = self.record_at(folder, records, durability).await;
-            for (index, reached) in of {
-                kept[index] = written;
-                if written {
-                    let mut state = locations[index].lock();
-                    state.disk.recorded = state.disk.recorded.max(reached);
-                    state.disk.named_on |= 1 << disk;
-                }
+            let placed: Vec<usize> = shuffles.0.values().flat_map(|of| of.of.iter().map(|(index, _)| *index)).collect();
+            for (index, reached) in self.record_at(folder, shuffles, durability, said).await {
+                let mut state = locations[index].lock();
+                state.disk.recorded = state.disk.recorded.max(reached);
+                state.disk.named_on |= 1 << disk;
             }
+            // Another call may have been before this one.
+            placed.into_iter().for_each(|index| kept[index] = wanted(&locations[index], durability).is_none());
         }
     }
 
@@ -158,43 +162,53 @@ impl Spill {
         };
         let named_on: Vec<u64> = locations.iter().map(named_on).collect();
         for folder in &self.folders {
-            let mut shuffles: BTreeMap<ShuffleKey, Records> = BTreeMap::new();
-            let named = locations.iter().zip(&named_on).filter(|(_, named_on)| *named_on & (1 << folder.index) != 0);
-            for (location, _) in named {
-                let files = folder.files(&location.application, location.id.shuffle);
-                let records = shuffles.entry(files.key());
-                let records = records.or_insert_with(|| Records { files, bytes: Vec::new(), of: Vec::new() });
-                let name = Name { partition: location.id.partition, epoch: location.id.epoch };
-                record::put(&mut records.bytes, name, &Said::Dropped, &[]);
+            let mut shuffles = ByShuffle::default();
+            for (index, location) in locations.iter().enumerate() {
+                if named_on[index] & (1 << folder.index) != 0 {
+                    shuffles.add(folder, index, location);
+                }
             }
-            if !shuffles.is_empty() {
-                self.record_at(folder, shuffles.into_values().collect(), Durability::Written).await;
+            if !shuffles.0.is_empty() {
+                let said = |_: &Location| Some((Said::Dropped, Recorded::Nothing));
+                self.record_at(folder, shuffles, Durability::Written, said).await;
             }
         }
     }
 
+    /// Writes what is said of locations, and returns of which it was written, and what they have reached. It is asked
+    /// where one record is written after the other, so that none is followed by an older one.
     async fn record_at(
         &self,
         folder: &Arc<Folder>,
-        records: Vec<Records>,
+        ByShuffle(shuffles): ByShuffle,
         durability: Durability,
-    ) -> (bool, Vec<(usize, Recorded)>) {
-        let of = records.iter().flat_map(|records| records.of.iter().copied()).collect();
-        let at = Arc::clone(folder);
+        said: impl Fn(&Location) -> Option<(Said, Recorded)> + Send + 'static,
+    ) -> Vec<(usize, Recorded)> {
+        let (at, folder_ids) = (Arc::clone(folder), self.folder_ids());
         let sync = durability == Durability::Synced;
         let write = move |at: &Folder| {
-            for records in &records {
-                match records.files.record(&at.disk, &records.bytes, sync) {
+            let mut all = Vec::new();
+            for Records { files, of } in shuffles.values() {
+                let mut bytes = Vec::new();
+                for (index, location) in of {
+                    let Some((said, reached)) = said(location) else { continue };
+                    let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+                    record::put(&mut bytes, name, &said, &folder_ids);
+                    all.push((*index, reached));
+                }
+                match files.record(&at.disk, &bytes, sync) {
                     Ok(()) | Err(RecordError::Released) => {}
                     Err(error) => return Err(error),
                 }
             }
-            if sync { sync_dir(&at.disk, &at.shuffles_path()) } else { Ok(()) }
+            if sync {
+                sync_dir(&at.disk, &at.shuffles_path())?;
+            }
+            Ok(all)
         };
         let job = move || if sync { at.syncing(|| write(&at)) } else { write(&at) };
         let outcome = self.run_within(folder, job).await;
-        let written = self.is_done(folder, outcome);
-        (written, of)
+        self.done(folder, outcome).unwrap_or_default()
     }
 
     /// The folder that keeps a location's record: where its bytes go, or, where that takes nothing or there were none, one

@@ -6,7 +6,7 @@ use mallorn_runtime::disk::Disk;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Tasks;
 use mallorn_worker_core::commit::Sealing;
-use mallorn_worker_core::push::SplitLimits;
+use mallorn_worker_core::push::{Life, SplitLimits};
 use mallorn_worker_core::record::{self, Name, Said};
 use prometheus::Registry;
 
@@ -63,7 +63,7 @@ async fn what_a_failed_sync_has_lost_is_never_taken_for_synced() {
     assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
     let at = usize::from(location.lock().disk.index.unwrap());
     // Two commits sync at once: the second finds what the first one has lost as it would be after any sync.
-    let failed = store.spill.folders[at].syncing(|| Err(RecordError::Sync(std::io::Error::other("on purpose"))));
+    let failed = store.spill.folders[at].syncing::<()>(|| Err(RecordError::Sync(std::io::Error::other("on purpose"))));
     assert!(failed.is_err());
     assert_eq!(seal(&store, id(1, 1), Durability::Synced).await, Sealing::NotDurable);
     pushed(&store, id(1, 2), Durability::Synced);
@@ -97,6 +97,54 @@ async fn what_waits_when_a_worker_is_dropped_holds_neither_memory_nor_folder() {
     assert!(Folder::open(0, 1, &folders[0], &Disk::real()).is_ok());
 }
 
+/// What the last record of a location at a folder says.
+fn last_said(folder: &Folder, location: &Location) -> Option<Said> {
+    let bytes = Disk::real().read(&records_path(&folder.shuffle_path(location.shuffle())), 1 << 20).unwrap();
+    let (_, rest) = record::get_header(&bytes).unwrap();
+    let (records, _) = record::records(rest, &[1, 2]);
+    let name = Name { partition: location.id.partition, epoch: location.id.epoch };
+    records.into_iter().rfind(|(of, _)| *of == name).and_then(|(_, said)| said)
+}
+
+#[tokio::test]
+async fn a_record_is_never_followed_by_an_older_one() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a"), root.path().join("b")]);
+    let mut locations: Vec<_> = (1..3).map(|partition| pushed(&store, id(1, partition), Durability::Written)).collect();
+    for location in &locations {
+        let latch = Latch::new(1);
+        let waiting =
+            Waiting { location: Arc::clone(location), whole: true, bytes: 0, latch: Some(Arc::clone(&latch)) };
+        store.freeze(&application("a"), &[location.id]);
+        store.spill.enqueue(waiting);
+        latch.wait().await;
+        assert_eq!(location.lock().log.unwritten(), 0);
+    }
+    locations.sort_by_key(|location| location.lock().disk.index);
+    let at =
+        |location: &Arc<Location>| Arc::clone(&store.spill.folders[usize::from(location.lock().disk.index.unwrap())]);
+    let folders: Vec<_> = locations.iter().map(at).collect();
+    assert_ne!(folders[0].index, folders[1].index);
+    // The first disk keeps the records of a drain waiting, while a commit seals what lies on the second.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let blocker = folders[0].writing.run(move || gone.recv().is_ok());
+    let (spill, both) = (Arc::clone(&store.spill), locations.clone());
+    let drain = async move { spill.keep(&both, Durability::Written).await };
+    let commit = async {
+        tokio::task::yield_now().await;
+        assert_eq!(seal(&store, locations[1].id, Durability::Written).await, Sealing::Sealed { batches: 1 });
+        drop(go);
+    };
+    let (_, kept, ()) = tokio::join!(blocker, drain, commit);
+    assert_eq!(kept, [true, true]);
+    let life = |index: usize| match last_said(&folders[index], &locations[index]) {
+        Some(Said::Whole(whole)) => whole.restored.life,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(life(0), Life::Frozen { .. }));
+    assert_eq!(life(1), Life::Sealed { seal: SEAL, length: BATCH as u64 });
+}
+
 #[test]
 fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
     let root = tempfile::tempdir().unwrap();
@@ -124,8 +172,11 @@ fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
 fn hanging(store: &Arc<Store>, location: &Arc<Location>, folder: usize, bytes: u64) -> (Told, Outcome) {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let (store, location) = (Arc::clone(store), Arc::clone(location));
-    let outcome = tokio::spawn(async move {
-        let job = move |_: &Folder, _: &Location, _: &mut [Slot]| Ok(drop(told.recv()));
+    let outcome = mallorn_runtime::task::spawn(async move {
+        let job = move |_: &Folder, _: &Location, _: &mut [Slot]| {
+            let _ = told.recv();
+            Ok(())
+        };
         store.spill.read_into(&store.spill.folders[folder], &location, bytes, job).await.map(drop)
     });
     (tell, outcome)
@@ -152,7 +203,7 @@ async fn a_disk_whose_reads_hang_is_left_and_keeps_no_memory_from_the_others() {
     }
     let now = store.spill.clock.now();
     assert!(!store.spill.folders[0].takes(now) && store.spill.folders[1].takes(now), "it takes no new data either");
-    let asked = tokio::time::Instant::now();
+    let asked = clock::now();
     let job = |_: &Folder, _: &Location| Ok(());
     let refused = store.spill.read(&store.spill.folders[0], &location, job).await;
     assert!(matches!(refused, Err(DiskError::Hangs)));

@@ -97,7 +97,13 @@ fn handover() -> Vec<Golden> {
         message("worker_drain_request", v1::DrainRequest { cluster: cluster(), worker: worker_id(), hand_over: true }),
         message(
             "worker_drain_reply",
-            v1::DrainReply { locations_left: 3, bytes_left: 1 << 33, bytes_handed_over: 1 << 34, done: true },
+            v1::DrainReply {
+                locations_left: 3,
+                bytes_left: 1 << 33,
+                bytes_handed_over: 1 << 34,
+                done: true,
+                needs_hand_over: false,
+            },
         ),
     ]
 }

@@ -44,6 +44,12 @@ impl Taken {
         before.is_none_or(|before| before.origins != origins)
     }
 
+    /// Whether a location was taken over, and is here.
+    #[must_use]
+    pub fn has(&self, application: &Application, location: LocationId) -> bool {
+        self.by_application.get(application).is_some_and(|of| of.contains_key(&location))
+    }
+
     /// A location is not here any more.
     pub fn forget(&mut self, application: &Application, location: LocationId) {
         let Some(of) = self.by_application.get_mut(application) else { return };
