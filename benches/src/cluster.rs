@@ -1,4 +1,6 @@
-//! The cluster that is measured: a master and one worker as real processes, which end with this one.
+//! The cluster that is measured: a master and workers as real processes, which end with this one, or one that was there.
+//!
+//! Owns the processes, their folders, and what their metrics say.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,26 +16,41 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::scrape;
+
 /// How long a process may take to get ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Processes on loopback, on free ports. Dropping it kills them.
 pub(crate) struct Cluster {
     master: Process,
-    worker: Process,
+    workers: Vec<Process>,
     /// The working folder of the processes, which they remove themselves should this process vanish.
     _folder: TempDir,
+    /// Where workers write.
+    data: Option<TempDir>,
 }
 
 struct Process {
     child: Child,
     control: SocketAddr,
+    admin: Option<SocketAddr>,
+}
+
+/// What a cluster's workers are given.
+pub(crate) struct Workers<'a> {
+    pub(crate) count: u32,
+    /// For shuffle data, of each.
+    pub(crate) memory: ByteSize,
+    /// Where they make folders to write to; without it they have no disk.
+    pub(crate) folder: Option<&'a Path>,
 }
 
 /// The line that a process prints once it serves; what else it says is of no use here.
 #[derive(Deserialize)]
 struct Ready {
     control: SocketAddr,
+    admin: Option<SocketAddr>,
 }
 
 /// Why there is no cluster.
@@ -65,20 +82,30 @@ pub(crate) fn find_mallorn(given: Option<PathBuf>) -> Result<PathBuf, ClusterErr
 }
 
 impl Cluster {
-    /// Starts it, with that much memory for the worker's arena; the master knows the worker when this returns.
-    pub(crate) async fn start(mallorn: &Path, memory: ByteSize) -> Result<Self, ClusterError> {
+    /// Starts it; the master knows the workers when this returns.
+    pub(crate) async fn start(mallorn: &Path, workers: &Workers<'_>) -> Result<Self, ClusterError> {
         let folder = tempfile::Builder::new().prefix("mallorn-bench-").tempdir().map_err(ClusterError::Folder)?;
-        let settings = ["master.listen=127.0.0.1:0".to_owned(), "master.admin=".to_owned()];
+        let make = |parent: &Path| tempfile::Builder::new().prefix("mallorn-bench-data-").tempdir_in(parent);
+        let data = workers.folder.map(make).transpose().map_err(ClusterError::Folder)?;
+        let settings = ["master.listen=127.0.0.1:0".to_owned(), "master.admin=127.0.0.1:0".to_owned()];
         let master = Process::start(mallorn, "master", &settings, folder.path()).await?;
-        let settings = [
-            format!("worker.master={}", master.control),
-            format!("worker.memory={memory}"),
-            "worker.control_listen=127.0.0.1:0".to_owned(),
-            "worker.data_listen=127.0.0.1:0".to_owned(),
-            "worker.admin_listen=".to_owned(),
-        ];
-        let worker = Process::start(mallorn, "worker", &settings, folder.path()).await?;
-        Ok(Self { master, worker, _folder: folder })
+        let mut cluster = Self { master, workers: Vec::new(), _folder: folder, data };
+        for number in 0..workers.count {
+            let mut settings = vec![
+                format!("worker.master={}", cluster.master.control),
+                format!("worker.memory={}", workers.memory),
+                "worker.control_listen=127.0.0.1:0".to_owned(),
+                "worker.data_listen=127.0.0.1:0".to_owned(),
+                "worker.admin_listen=127.0.0.1:0".to_owned(),
+            ];
+            if let Some(data) = &cluster.data {
+                let path = data.path().join(format!("worker-{number}"));
+                settings.push(format!("worker.data_folders=[{:?}]", path.display().to_string()));
+            }
+            let worker = Process::start(mallorn, "worker", &settings, cluster._folder.path()).await?;
+            cluster.workers.push(worker);
+        }
+        Ok(cluster)
     }
 
     /// Where lifecycle managers reach the master.
@@ -86,9 +113,31 @@ impl Cluster {
         self.master.control
     }
 
-    /// The worker's process id; `None` once it has ended.
-    pub(crate) fn worker_pid(&self) -> Option<u32> {
-        self.worker.child.id()
+    /// The workers' process ids, of those that have not ended.
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
+        self.workers.iter().filter_map(|worker| worker.child.id()).collect()
+    }
+
+    /// Where workers write, if they do.
+    pub(crate) fn data(&self) -> Option<&Path> {
+        self.data.as_ref().map(TempDir::path)
+    }
+
+    /// What the workers' metrics of that name say, summed over workers and labels; 0 where one does not answer.
+    pub(crate) async fn worker_metric(&self, name: &str) -> f64 {
+        let mut sum = 0.0;
+        for admin in self.workers.iter().filter_map(|worker| worker.admin) {
+            sum += scrape::sum(admin, name).await;
+        }
+        sum
+    }
+
+    /// The same of the master's.
+    pub(crate) async fn master_metric(&self, name: &str) -> f64 {
+        match self.master.admin {
+            Some(admin) => scrape::sum(admin, name).await,
+            None => 0.0,
+        }
     }
 }
 
@@ -121,9 +170,9 @@ impl Process {
             let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
             return Err(ClusterError::Ended { role, status });
         };
-        let Ok(Ready { control }) = serde_json::from_str(&line) else {
+        let Ok(Ready { control, admin }) = serde_json::from_str(&line) else {
             return Err(ClusterError::Answer { role, line });
         };
-        Ok(Self { child, control })
+        Ok(Self { child, control, admin })
     }
 }

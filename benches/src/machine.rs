@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use mallorn_runtime::disk::Disk;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest file that is read for it: `/proc/cpuinfo` of a large machine.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The machine, as far as it tells.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// The processor's name.
     pub(crate) cpu: String,

@@ -1,51 +1,87 @@
-//! What a phase costs: CPU time and page faults of the client, which is this process, and of the worker, which is not.
+//! What a phase costs: CPU time and page faults of the client, which is this process, and of the workers, which are not.
 //!
 //! Owns the differences. Does not own the reading of `/proc` (`mallorn_runtime::telemetry::process`).
 
 use mallorn_runtime::clock::{self, Instant};
 use mallorn_runtime::telemetry::process::{Usage, UsageError, usage, usage_of};
-use serde::Serialize;
 
-/// Reads the two processes.
+/// Reads the processes.
+#[derive(Clone, Debug)]
 pub(crate) struct Meter {
-    worker: u32,
+    workers: Vec<u32>,
 }
 
-/// The two processes at one moment.
+/// The processes at one moment.
 pub(crate) struct Reading {
     at: Instant,
     client: Usage,
+    /// Of all workers.
     worker: Usage,
 }
 
 /// What a phase took.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// How long it took, in seconds.
     pub(crate) wall_s: f64,
     /// CPU time of the client, user and system, in seconds.
     pub(crate) client_cpu_s: f64,
-    /// CPU time of the worker, likewise.
+    /// CPU time of the workers, likewise.
     pub(crate) worker_cpu_s: f64,
     /// Minor page faults of the client.
     pub(crate) client_faults: u64,
-    /// Minor page faults of the worker.
+    /// Minor page faults of the workers.
     pub(crate) worker_faults: u64,
 }
 
 impl Meter {
-    /// Reads this process and the worker of that id.
-    pub(crate) fn new(worker: u32) -> Self {
-        Self { worker }
+    /// Reads this process and workers by their ids; none where they are not ours.
+    pub(crate) fn new(workers: Vec<u32>) -> Self {
+        Self { workers }
     }
 
     pub(crate) fn read(&self) -> Result<Reading, UsageError> {
-        Ok(Reading { at: clock::now(), client: usage()?, worker: usage_of(self.worker)? })
+        let mut worker = Usage::default();
+        for pid in &self.workers {
+            let one = usage_of(*pid)?;
+            worker.cpu_s += one.cpu_s;
+            worker.minor_faults += one.minor_faults;
+        }
+        Ok(Reading { at: clock::now(), client: usage()?, worker })
+    }
+
+    /// Most memory that each worker held so far, in bytes.
+    pub(crate) fn peak_rss_bytes(&self) -> Result<Vec<u64>, UsageError> {
+        self.workers.iter().map(|pid| Ok(usage_of(*pid)?.peak_rss_bytes)).collect()
+    }
+
+    /// Resident memory of the worker that holds most, in bytes; 0 where there is none.
+    pub(crate) fn largest_rss_bytes(&self) -> u64 {
+        let rss = self.workers.iter().filter_map(|pid| usage_of(*pid).ok()).map(|usage| usage.rss_bytes);
+        rss.max().unwrap_or(0)
     }
 }
 
 impl Cost {
-    /// CPU time of both processes, in seconds.
+    /// Of many phases together.
+    pub(crate) fn sum(costs: &[Self]) -> Self {
+        let mut all = Self { wall_s: 0.0, client_cpu_s: 0.0, worker_cpu_s: 0.0, client_faults: 0, worker_faults: 0 };
+        for cost in costs {
+            all.wall_s += cost.wall_s;
+            all.client_cpu_s += cost.client_cpu_s;
+            all.worker_cpu_s += cost.worker_cpu_s;
+            all.client_faults += cost.client_faults;
+            all.worker_faults += cost.worker_faults;
+        }
+        all
+    }
+
+    /// Minor page faults of all processes.
+    pub(crate) fn faults(&self) -> u64 {
+        self.client_faults + self.worker_faults
+    }
+
+    /// CPU time of all processes, in seconds.
     pub(crate) fn cpu_s(&self) -> f64 {
         self.client_cpu_s + self.worker_cpu_s
     }
@@ -70,7 +106,7 @@ mod tests {
 
     #[test]
     fn touching_memory_is_counted() {
-        let meter = Meter::new(std::process::id());
+        let meter = Meter::new(vec![std::process::id()]);
         let before = meter.read().unwrap();
         let held = vec![1u8; 16 << 20];
         let cost = before.until(&meter.read().unwrap());

@@ -1,7 +1,7 @@
 //! Medians, and how far they are to be trusted.
 
 use mallorn_runtime::random::Random;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamplings of one bootstrap.
 const RESAMPLINGS: usize = 10_000;
@@ -11,7 +11,7 @@ const SEED: u64 = 1;
 const TAIL: f64 = 0.05;
 
 /// A median with its 90 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Estimate {
     /// The median of the samples.
     pub(crate) median: f64,

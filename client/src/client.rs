@@ -139,7 +139,7 @@ impl ShuffleClient {
             return Err(ConnectError::Batch { batch: config.batch.0, limit: u64::from(body_limit) });
         }
         let budget = Budget::new(config.memory.0, u64::from(body_limit)).map_err(ConnectError::Memory)?;
-        let metrics = Metrics::register(registry).map_err(ConnectError::Metrics)?;
+        let metrics = Metrics::register(registry, link.calls.clone()).map_err(ConnectError::Metrics)?;
         let connections = Connections::new(joined.cluster, application.clone(), config.connections, within);
         let inner = Arc::new(Inner {
             application,

@@ -10,6 +10,7 @@ use mallorn_proto::v1::lifecycle_client::LifecycleClient;
 use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::{clock, grpc};
+use prometheus::IntCounter;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -25,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) instance: Instance,
     within: Duration,
     random: Random,
+    /// Calls made.
+    pub(crate) calls: IntCounter,
 }
 
 impl Link {
@@ -33,7 +36,9 @@ impl Link {
         let door = LifecycleClient::new(grpc::channel(address, within + LIFECYCLE_WAIT_MAX)?)
             .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-        Ok(Self { door, instance: Instance(0), within, random })
+        let calls = IntCounter::new("mallorn_client_calls_total", "Calls to the lifecycle manager.");
+        let calls = calls.map_err(std::io::Error::other)?;
+        Ok(Self { door, instance: Instance(0), within, random, calls })
     }
 
     /// Makes a call, again and again while the manager is out of reach.
@@ -44,6 +49,7 @@ impl Link {
         let deadline = clock::now() + self.within;
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         loop {
+            self.calls.inc();
             let error = match call(self.door.clone()).await {
                 Ok(reply) => return Ok(reply.into_inner()),
                 Err(error) => LifecycleError::from_grpc(&error),

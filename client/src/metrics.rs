@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Counter, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, exponential_buckets};
 
 /// What a client has done since it connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -31,6 +31,8 @@ pub struct ClientStats {
     pub delivered_batches: u64,
     /// Batches left out as repeats or as another attempt's.
     pub skipped_batches: u64,
+    /// Calls to the lifecycle manager.
+    pub calls: u64,
     /// How long pushes have waited for memory, summed.
     pub push_wait: Duration,
 }
@@ -49,7 +51,15 @@ pub(crate) struct Metrics {
     pub(crate) skipped_batches: IntCounter,
     pub(crate) push_wait_seconds: Counter,
     pub(crate) read_wait_seconds: Counter,
+    pub(crate) push_seconds: Histogram,
+    pub(crate) fetch_seconds: Histogram,
+    pub(crate) calls: IntCounter,
 }
+
+/// Buckets of times: from 100 us to 13 s, each half as long again as the one before.
+const TIMES_FROM_S: f64 = 0.0001;
+const TIMES_FACTOR: f64 = 1.5;
+const TIMES_BUCKETS: usize = 30;
 
 /// Why a batch was pushed again: the values of the label `cause`.
 pub(crate) const REPUSH_CAUSES: [&str; 3] = ["hard_split", "bad_checksum", "unreachable"];
@@ -59,7 +69,8 @@ pub(crate) const SPLIT_SOFT: &str = "soft";
 pub(crate) const SPLIT_HARD: &str = "hard";
 
 impl Metrics {
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    /// Registers all; `calls` is counted by the link.
+    pub(crate) fn register(registry: &Registry, calls: IntCounter) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             let counter = IntCounter::new(format!("mallorn_client_{name}_total"), help)?;
             registry.register(Box::new(counter.clone()))?;
@@ -70,6 +81,14 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
+        let times = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let buckets = exponential_buckets(TIMES_FROM_S, TIMES_FACTOR, TIMES_BUCKETS)?;
+            let options = HistogramOpts::new(format!("mallorn_client_{name}_seconds"), help).buckets(buckets);
+            let histogram = Histogram::with_opts(options)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        registry.register(Box::new(calls.clone()))?;
         let repushed = Opts::new("mallorn_client_repushed_batches_total", "Batches pushed again, by cause.");
         let repushed_batches = IntCounterVec::new(repushed, &["cause"])?;
         registry.register(Box::new(repushed_batches.clone()))?;
@@ -89,6 +108,9 @@ impl Metrics {
             skipped_batches: counter("skipped_batches", "Batches left out: repeats, or another attempt's.")?,
             push_wait_seconds: seconds("push_wait", "Time pushes have waited for memory.")?,
             read_wait_seconds: seconds("read_wait", "Time readers have waited for bytes.")?,
+            push_seconds: times("push", "Time from sending a push to a worker's answer.")?,
+            fetch_seconds: times("fetch", "Time from asking a worker for batches to its answer.")?,
+            calls,
         })
     }
 
@@ -97,7 +119,8 @@ impl Metrics {
             self.clone();
         let Self { fetched_bytes, delivered_batches, skipped_batches, push_wait_seconds, read_wait_seconds, .. } =
             self.clone();
-        let pushes = [pushed_bytes, sent_bytes, batches, revives];
+        let Self { push_seconds, fetch_seconds, calls, .. } = self.clone();
+        let pushes = [pushed_bytes, sent_bytes, batches, revives, calls];
         let reads = [fetched_bytes, delivered_batches, skipped_batches, read_failovers];
         for counter in pushes.into_iter().chain(reads) {
             // It was registered, so this cannot fail.
@@ -105,6 +128,9 @@ impl Metrics {
         }
         for seconds in [push_wait_seconds, read_wait_seconds] {
             let _ = registry.unregister(Box::new(seconds));
+        }
+        for times in [push_seconds, fetch_seconds] {
+            let _ = registry.unregister(Box::new(times));
         }
         for counters in [repushed_batches, splits] {
             let _ = registry.unregister(Box::new(counters));
@@ -126,6 +152,7 @@ impl Metrics {
             fetched_bytes: self.fetched_bytes.get(),
             delivered_batches: self.delivered_batches.get(),
             skipped_batches: self.skipped_batches.get(),
+            calls: self.calls.get(),
             push_wait: Duration::from_secs_f64(self.push_wait_seconds.get()),
         }
     }

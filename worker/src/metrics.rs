@@ -57,6 +57,10 @@ pub(crate) struct Metrics {
     pub(crate) push_merged: IntCounter,
     /// Bytes appended.
     pub(crate) push_bytes: IntCounter,
+    /// Writes that carried answers to pushes.
+    pub(crate) reply_writes: IntCounter,
+    /// Calls to the control port.
+    pub(crate) calls: IntCounter,
     /// Batches whose checksum did not match.
     pub(crate) checksum_failures: IntCounter,
     /// Fetches answered.
@@ -104,6 +108,8 @@ impl Metrics {
             push_single: requests.with_label_values(&["single"]),
             push_merged: requests.with_label_values(&["merged"]),
             push_bytes: counter(registry, "push_bytes_total", "Bytes appended to locations")?,
+            reply_writes: counter(registry, "push_reply_writes_total", "Writes that carried answers to pushes")?,
+            calls: counter(registry, "calls_total", "Calls to the control port")?,
             checksum_failures: counter(registry, "checksum_failures_total", "Batches whose checksum did not match")?,
             fetch_requests: counter(registry, "fetch_requests_total", "Fetches answered with batches")?,
             fetch_bytes: counter(registry, "fetch_bytes_total", "Bytes of batches sent to readers")?,

@@ -37,6 +37,9 @@ const GATHER_BYTES: usize = 256 * 1024;
 /// How long one push may wait for memory in all.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// Reads whose pushes are answered together, beside the first one.
+const READS_PER_ANSWER: u32 = 3;
+
 /// A connection that pushes.
 pub(crate) struct PushConnection<'a> {
     appender: Appender<'a>,
@@ -62,12 +65,18 @@ impl<'a> PushConnection<'a> {
         Self { appender, answers, inbound, replies }
     }
 
-    /// Serves until the peer is done, and has all its answers, or the shutdown is triggered. Answers go out once per
-    /// read, or when they are completed.
+    /// Serves until the peer is done, and has all its answers, or the shutdown is triggered. Answers go out once nothing
+    /// more has arrived, after a few reads, or when they are completed.
     pub(crate) async fn serve(&mut self, shutdown: &Shutdown) -> Result<(), Ended> {
-        let mut ended = false;
+        let (mut ended, mut reads) = (false, 0);
         loop {
             let drained = ended || self.take_buffered().await?;
+            // What has arrived already is answered together with this.
+            if drained && !ended && reads < READS_PER_ANSWER && self.inbound.try_fill()? {
+                reads += 1;
+                continue;
+            }
+            reads = 0;
             self.replies.flush().await?;
             if ended && !self.replies.waits() {
                 return Ok(());

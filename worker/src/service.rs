@@ -58,6 +58,7 @@ impl Service {
     }
 
     fn admit_caller(&self, cluster: &str, worker: Option<v1::WorkerId>) -> Result<(), tonic::Status> {
+        self.store.metrics.calls.inc();
         let identity = &self.identity;
         if cluster != identity.cluster {
             let text = format!("this worker belongs to the cluster `{}`, not to `{cluster}`", identity.cluster);

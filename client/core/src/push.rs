@@ -2,8 +2,6 @@
 //!
 //! Owns: ids and sums. Does not own: payloads, where batches go, whether they were acked.
 
-use std::collections::BTreeMap;
-
 use mallorn_proto::checksum::batch_hash;
 use mallorn_proto::id::{BatchId, MapId, Partition};
 
@@ -34,25 +32,30 @@ impl BatchSum {
     }
 }
 
-/// The batches that one attempt has cut.
+/// The batches that one attempt has cut. It is asked twice for every batch, so what is known of a partition is found by
+/// its number: in pages, for an attempt may touch few of many.
 #[derive(Debug)]
 pub struct AttemptLog {
     map: MapId,
-    partitions: BTreeMap<Partition, Cut>,
+    pages: Vec<Option<Box<[Cut; PAGE]>>>,
 }
 
-#[derive(Debug, Default)]
+/// Partitions of a page.
+const PAGE: usize = 16;
+
+#[derive(Clone, Copy, Debug, Default)]
 struct Cut {
     next: u32,
     sum: BatchSum,
     ended: bool,
+    touched: bool,
 }
 
 impl AttemptLog {
     /// Nothing cut yet.
     #[must_use]
     pub fn new(map: MapId) -> Self {
-        Self { map, partitions: BTreeMap::new() }
+        Self { map, pages: Vec::new() }
     }
 
     /// Draws the id of the partition's next batch.
@@ -60,7 +63,7 @@ impl AttemptLog {
     /// # Panics
     /// When the partition's last batch was cut, or after 2^32 - 1 batches: programmer errors.
     pub fn cut(&mut self, partition: Partition, last: bool) -> BatchId {
-        let cut = self.partitions.entry(partition).or_default();
+        let cut = self.touch(partition);
         assert!(!cut.ended, "no batch follows the last one");
         let batch = BatchId(cut.next);
         cut.next = cut.next.checked_add(1).expect("batch ids are 32 bits");
@@ -71,17 +74,33 @@ impl AttemptLog {
     /// Adds a cut batch, with its checksum, to the partition's sum.
     pub fn count(&mut self, partition: Partition, batch: BatchId, raw_bytes: u32, crc: u32) {
         let map = self.map;
-        self.partitions.entry(partition).or_default().sum.add(map, batch, raw_bytes, crc);
+        self.touch(partition).sum.add(map, batch, raw_bytes, crc);
     }
 
     /// Partitions that were touched and have no last batch yet.
     pub fn open_partitions(&self) -> impl Iterator<Item = Partition> + '_ {
-        self.partitions.iter().filter(|(_, cut)| !cut.ended).map(|(partition, _)| *partition)
+        self.touched().filter(|(_, cut)| !cut.ended).map(|(partition, _)| partition)
     }
 
     /// What was pushed to each touched partition, rising.
     pub fn sums(&self) -> impl Iterator<Item = (Partition, BatchSum)> + '_ {
-        self.partitions.iter().map(|(partition, cut)| (*partition, cut.sum))
+        self.touched().map(|(partition, cut)| (partition, cut.sum))
+    }
+
+    fn touch(&mut self, Partition(partition): Partition) -> &mut Cut {
+        let (page, at) = (partition as usize / PAGE, partition as usize % PAGE);
+        if page >= self.pages.len() {
+            self.pages.resize(page + 1, None);
+        }
+        let cut = &mut self.pages[page].get_or_insert_default()[at];
+        cut.touched = true;
+        cut
+    }
+
+    fn touched(&self) -> impl Iterator<Item = (Partition, &Cut)> {
+        let numbered = (0..).step_by(PAGE).zip(&self.pages);
+        let cuts = numbered.flat_map(|(first, page)| (first..).zip(page.iter().flat_map(|page| page.iter())));
+        cuts.filter(|(_, cut)| cut.touched).map(|(partition, cut)| (Partition(partition), cut))
     }
 }
 
@@ -102,6 +121,18 @@ mod tests {
         other.add(MapId(4), BatchId(0), 5, 9);
         other.add(MapId(4), BatchId(1), 10, 7);
         assert_eq!(sum, other);
+    }
+
+    #[test]
+    fn what_was_touched_is_told_in_order_and_nothing_else() {
+        let mut log = AttemptLog::new(MapId(0));
+        for partition in [99_999, 3, 16, 0, 15] {
+            log.cut(Partition(partition), partition == 3);
+            log.count(Partition(partition), BatchId(0), partition, 1);
+        }
+        let sums: Vec<_> = log.sums().map(|(partition, sum)| (partition.0, sum.bytes)).collect();
+        assert_eq!(sums, [(0, 0), (3, 3), (15, 15), (16, 16), (99_999, 99_999)]);
+        assert_eq!(log.open_partitions().map(|partition| partition.0).collect::<Vec<_>>(), [0, 15, 16, 99_999]);
     }
 
     #[test]

@@ -210,7 +210,9 @@ impl Cursor {
         let frame = Frame::new(Kind::Fetch as u8, Vec::new(), |header| fetch.encode(header));
         let left = self.source.length.saturating_sub(offset).min(u64::from(limit));
         let room = client.buffers.take(left as usize);
+        let since = clock::now();
         let answer = connection.call(request, frame, Some(room)).await.map_err(trouble)?;
+        client.metrics.fetch_seconds.observe(since.elapsed().as_secs_f64());
         let senseless = |what: &str| Trouble::Senseless(format!("its worker's answer to a fetch {what}"));
         if answer.kind != Kind::Fetched as u8 {
             return Err(senseless("is of another kind"));

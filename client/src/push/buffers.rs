@@ -38,7 +38,12 @@ pub(super) struct Buffers {
     touched: BTreeSet<Partition>,
     log: AttemptLog,
     cut: Vec<Cut>,
+    /// Of those that are small enough to be gathered.
     cut_bytes: usize,
+    /// Some of what is cut goes alone.
+    has_large: bool,
+    /// Batches of so many bytes go alone.
+    alone_bytes: usize,
     spare: Option<Permit>,
     /// Bytes of all permits in here: buffers, batches that wait to be sent, spare.
     held: u64,
@@ -51,7 +56,8 @@ struct Buffer {
 }
 
 impl Buffers {
-    pub(super) fn new(map: MapId, batch_bytes: usize) -> Self {
+    /// Batches of at least `alone_bytes` are sent one by one, smaller ones gathered.
+    pub(super) fn new(map: MapId, batch_bytes: usize, alone_bytes: usize) -> Self {
         Self {
             batch_bytes,
             partitions: Map::default(),
@@ -59,6 +65,8 @@ impl Buffers {
             log: AttemptLog::new(map),
             cut: Vec::new(),
             cut_bytes: 0,
+            has_large: false,
+            alone_bytes,
             spare: None,
             held: 0,
         }
@@ -129,8 +137,7 @@ impl Buffers {
     pub(super) fn cut_unit(&mut self, partition: Partition, unit: Bytes, permit: Permit) {
         let batch = self.log.cut(partition, false);
         self.held += permit.bytes();
-        self.cut_bytes += unit.len();
-        self.cut.push(Cut { partition, batch, last: false, raw: unit, permit: Some(permit) });
+        self.add(Cut { partition, batch, last: false, raw: unit, permit: Some(permit) });
     }
 
     fn cut(&mut self, partition: Partition, last: bool) {
@@ -140,8 +147,16 @@ impl Buffers {
             Some(buffer) => (Bytes::from(buffer.bytes), Some(buffer.permit)),
             None => (Bytes::new(), None),
         };
-        self.cut_bytes += raw.len();
-        self.cut.push(Cut { partition, batch, last, raw, permit });
+        self.add(Cut { partition, batch, last, raw, permit });
+    }
+
+    fn add(&mut self, cut: Cut) {
+        if cut.raw.len() >= self.alone_bytes {
+            self.has_large = true;
+        } else {
+            self.cut_bytes += cut.raw.len();
+        }
+        self.cut.push(cut);
     }
 
     /// Cuts the fullest buffers until so many bytes are cut or were spare, or none is left.
@@ -178,29 +193,31 @@ impl Buffers {
         bytes
     }
 
-    pub(super) fn has_full_batch(&self) -> bool {
-        self.cut_bytes > 0
+    /// Whether something is cut that goes alone, or as much as goes together.
+    pub(super) fn is_due(&self, gathered: usize) -> bool {
+        self.has_large || self.cut_bytes >= gathered
     }
 
-    /// Takes what is cut, as requests: batches of at least `alone` bytes one by one, smaller ones gathered up to
-    /// `gathered` bytes. Small ones stay where they do not amount to `at_least` bytes.
-    pub(super) fn take_cut(&mut self, at_least: usize, alone: usize, gathered: usize) -> Vec<Vec<Cut>> {
-        let requests = self.gather(at_least, alone, gathered);
+    /// Takes what is cut, as requests: large batches one by one, smaller ones gathered up to `gathered` bytes. Small ones
+    /// stay where they do not amount to `at_least` bytes.
+    pub(super) fn take_cut(&mut self, at_least: usize, gathered: usize) -> Vec<Vec<Cut>> {
+        let requests = self.gather(at_least, gathered);
         self.held -= requests.iter().flatten().map(Cut::held).sum::<u64>();
         requests
     }
 
-    fn gather(&mut self, at_least: usize, alone: usize, gathered: usize) -> Vec<Vec<Cut>> {
-        let (large, small): (Vec<_>, Vec<_>) = self.cut.drain(..).partition(|cut| cut.raw.len() >= alone);
-        let mut requests: Vec<_> = large.into_iter().map(|cut| vec![cut]).collect();
-        self.cut_bytes = small.iter().map(|cut| cut.raw.len()).sum();
+    fn gather(&mut self, at_least: usize, gathered: usize) -> Vec<Vec<Cut>> {
+        let mut requests = Vec::new();
+        if std::mem::take(&mut self.has_large) {
+            let large = self.cut.extract_if(.., |cut| cut.raw.len() >= self.alone_bytes);
+            requests.extend(large.map(|cut| vec![cut]));
+        }
         if self.cut_bytes < at_least {
-            self.cut = small;
             return requests;
         }
         self.cut_bytes = 0;
         let (mut request, mut bytes) = (Vec::new(), 0);
-        for cut in small {
+        for cut in self.cut.drain(..) {
             bytes += cut.raw.len();
             request.push(cut);
             if bytes >= gathered || request.len() >= super::send::GATHERED_MAX {
@@ -229,7 +246,7 @@ impl Buffers {
 
     /// Drops everything buffered and cut; what is returned is for the caller to drop outside its lock.
     pub(super) fn clear(&mut self) -> impl Sized + use<> {
-        (self.held, self.cut_bytes) = (0, 0);
+        (self.held, self.cut_bytes, self.has_large) = (0, 0, false);
         self.touched.clear();
         (std::mem::take(&mut self.partitions), std::mem::take(&mut self.cut), self.spare.take())
     }
@@ -248,11 +265,11 @@ mod tests {
     fn every_byte_held_can_be_asked_back() {
         let memory = Memory::new(Budget::new(1 << 20, 1024).unwrap());
         let take = |bytes| memory.try_take(Share::Push, bytes);
-        let mut buffers = Buffers::new(MapId(0), BATCH);
+        let mut buffers = Buffers::new(MapId(0), BATCH, 1 << 20);
         // A full batch, which waits to be gathered with others, a buffer, and what is left of the memory taken for both.
         assert!(buffers.append(Partition(0), &[1; BATCH], take));
         assert!(buffers.append(Partition(1), &[2; 10], take));
-        assert!(buffers.take_cut(BATCH + 1, 1 << 20, 1 << 20).is_empty());
+        assert!(buffers.take_cut(BATCH + 1, 1 << 20).is_empty());
         assert_eq!(buffers.held(), memory.held(Share::Push));
         assert_eq!(memory.held(Share::Push), SPARE_BYTES);
 
@@ -260,20 +277,44 @@ mod tests {
         assert_eq!(buffers.held(), memory.held(Share::Push));
         assert_eq!(memory.held(Share::Push), (BATCH + FIRST_BYTES) as u64, "spare memory went, and was enough");
         buffers.cut_fullest(u64::MAX);
-        let requests = buffers.take_cut(0, 1 << 20, 1 << 20);
+        let requests = buffers.take_cut(0, 1 << 20);
         assert_eq!((requests.iter().flatten().count(), buffers.held()), (2, 0));
         drop(requests);
         assert_eq!(memory.held(Share::Push), 0);
     }
 
     #[test]
+    fn small_batches_wait_until_they_fill_a_request_and_large_ones_go_at_once() {
+        let memory = Memory::new(Budget::new(1 << 20, 1024).unwrap());
+        let mut buffers = Buffers::new(MapId(0), BATCH, 8 * BATCH);
+        let mut cut = |buffers: &mut Buffers, partition, bytes: usize| {
+            let permit = memory.try_take(Share::Push, bytes as u64).unwrap();
+            buffers.cut_unit(Partition(partition), Bytes::from(vec![0; bytes]), permit);
+        };
+        for partition in 0..3 {
+            cut(&mut buffers, partition, BATCH);
+            assert!(!buffers.is_due(4 * BATCH));
+        }
+        cut(&mut buffers, 3, 8 * BATCH);
+        assert!(buffers.is_due(4 * BATCH));
+        let requests = buffers.take_cut(4 * BATCH, 4 * BATCH);
+        assert_eq!(requests.iter().map(Vec::len).collect::<Vec<_>>(), [1], "the large one");
+        assert!(!buffers.is_due(4 * BATCH));
+        cut(&mut buffers, 4, BATCH);
+        assert!(buffers.is_due(4 * BATCH));
+        let requests = buffers.take_cut(4 * BATCH, 4 * BATCH);
+        assert_eq!(requests.iter().map(Vec::len).collect::<Vec<_>>(), [4]);
+        assert_eq!(buffers.held(), 0);
+    }
+
+    #[test]
     fn empty_units_need_no_memory_and_are_not_forgotten() {
-        let mut buffers = Buffers::new(MapId(0), BATCH);
+        let mut buffers = Buffers::new(MapId(0), BATCH, 1 << 20);
         for partition in 0..1000 {
             assert!(buffers.append(Partition(partition), &[], |_| None));
         }
         buffers.cut_all();
-        let last = buffers.take_cut(0, 1 << 20, 1 << 20).into_iter().flatten().filter(|cut| cut.last).count();
+        let last = buffers.take_cut(0, 1 << 20).into_iter().flatten().filter(|cut| cut.last).count();
         assert_eq!((last, buffers.held()), (1000, 0));
     }
 }

@@ -13,6 +13,7 @@ use crate::memory::Permit;
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) partition: Partition,
+    pub(super) id: BatchId,
     pub(super) overhead: [u8; OVERHEAD_BYTES],
     pub(super) payload: Bytes,
     /// Held until a worker has taken the batch.
@@ -27,7 +28,19 @@ impl Encoded {
 }
 
 impl AttemptShared {
-    pub(super) fn encode(&self, cut: Cut) -> Encoded {
+    /// Encodes batches, and counts them.
+    pub(super) fn encode(&self, cut: Vec<Cut>) -> Vec<Encoded> {
+        let counted: Vec<_> = cut.into_iter().map(|cut| self.encode_one(cut)).collect();
+        let mut state = self.state.lock();
+        let count = |(batch, raw_length, crc): (Encoded, u32, u32)| {
+            state.buffers.count(batch.partition, batch.id, raw_length, crc);
+            batch
+        };
+        counted.into_iter().map(count).collect()
+    }
+
+    /// The batch, its raw length and its checksum.
+    fn encode_one(&self, cut: Cut) -> (Encoded, u32, u32) {
         let Cut { partition, batch, last, raw, mut permit } = cut;
         let raw_length = raw.len() as u32;
         let (codec, payload) = codec::compress(self.client.codec, raw);
@@ -39,16 +52,11 @@ impl AttemptShared {
         };
         let envelope = Envelope { codec, last, raw_length, crc: 0 };
         let (overhead, crc) = encode_overhead(&self.place(partition), &header, &envelope, &payload);
-        self.count(partition, batch, raw_length, crc);
         // What is not compressed lies in its buffer still, with all of its capacity.
         if let Some(permit) = permit.as_mut().filter(|_| codec != Codec::None) {
             permit.shrink_to(payload.len() as u64);
         }
-        Encoded { partition, overhead, payload, permit }
-    }
-
-    fn count(&self, partition: Partition, batch: BatchId, raw_length: u32, crc: u32) {
-        self.state.lock().buffers.count(partition, batch, raw_length, crc);
+        (Encoded { partition, id: batch, overhead, payload, permit }, raw_length, crc)
     }
 }
 

@@ -46,7 +46,7 @@ use table::Table;
 /// Batches of at least this size go out on their own at once; smaller ones are gathered into one request.
 const ALONE_BYTES: usize = 32 * 1024;
 /// Small batches gathered before they go out as one request.
-const GATHERED_BYTES: usize = 128 * 1024;
+const GATHERED_BYTES: usize = 224 * 1024;
 
 /// One try at a map task. Its task pushes units and ends it; dropping it without an end declares it failed.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl MapAttempt {
             partitions: started.partitions,
             table,
             state: Mutex::new(State {
-                buffers: Buffers::new(MapId(map), client.config.batch.0 as usize),
+                buffers: Buffers::new(MapId(map), client.config.batch.0 as usize, ALONE_BYTES),
                 ended: false,
                 over: None,
             }),
@@ -151,9 +151,15 @@ impl MapAttempt {
         self.check(partition, unit.len())?;
         let permit = self.shared.room(unit.len() as u64).await?;
         let bytes = unit.len() as u64;
-        self.shared.going_on()?.buffers.cut_unit(Partition(partition), unit, permit);
+        let is_due = {
+            let mut state = self.shared.going_on()?;
+            state.buffers.cut_unit(Partition(partition), unit, permit);
+            state.buffers.is_due(GATHERED_BYTES)
+        };
         self.shared.client.metrics.pushed_bytes.inc_by(bytes);
-        self.shared.flush(ALONE_BYTES);
+        if is_due {
+            self.shared.flush(GATHERED_BYTES);
+        }
         Ok(())
     }
 
@@ -297,16 +303,16 @@ impl AttemptShared {
 
     /// Appends a unit where the memory held for its partition allows; `false` when room must be made first.
     fn append(self: &Arc<Self>, partition: Partition, unit: &[u8]) -> Result<bool, PushError> {
-        let (appended, full) = {
+        let (appended, is_due) = {
             let mut state = self.going_on()?;
             let memory = &self.client.memory;
             let appended = state.buffers.append(partition, unit, |bytes| memory.try_take(Share::Push, bytes));
-            (appended, state.buffers.has_full_batch())
+            (appended, state.buffers.is_due(GATHERED_BYTES))
         };
         if appended {
             self.client.metrics.pushed_bytes.inc_by(unit.len() as u64);
         }
-        if full {
+        if is_due {
             self.flush(GATHERED_BYTES);
         }
         Ok(appended)
@@ -353,7 +359,7 @@ impl AttemptShared {
     fn flush(self: &Arc<Self>, at_least: usize) {
         let requests = {
             let mut state = self.state.lock();
-            let requests = state.buffers.take_cut(at_least, ALONE_BYTES, GATHERED_BYTES);
+            let requests = state.buffers.take_cut(at_least, GATHERED_BYTES);
             // Counted before the lock is let go: this may be the task of another attempt that needs memory, and an end
             // that finds nothing left to cut and nothing in flight must not come between the two.
             if !requests.is_empty() {

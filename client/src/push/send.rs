@@ -41,8 +41,8 @@ struct Pending {
 
 /// Sends batches until all are taken.
 pub(super) async fn run(shared: &Arc<AttemptShared>, cut: Vec<Cut>) -> Result<(), PushError> {
-    let batches = cut.into_iter().map(|cut| Pending { batch: shared.encode(cut), refused: None });
-    let mut pending: Vec<_> = batches.collect();
+    let batches = shared.encode(cut).into_iter();
+    let mut pending: Vec<_> = batches.map(|batch| Pending { batch, refused: None }).collect();
     let backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut rounds = Rounds { backoff, checksum_tries: 0, refusals: 0, stuck_since: None };
     loop {
@@ -152,7 +152,9 @@ async fn push_request(
     batches: Vec<(Pending, Open)>,
 ) -> Result<Vec<(Pending, Status)>, PushError> {
     let request = connection.next_request();
+    let since = clock::now();
     let answer = connection.call(request, frame(request, &batches), None).await;
+    shared.client.metrics.push_seconds.observe(since.elapsed().as_secs_f64());
     let statuses = match answer {
         Ok(answer) if answer.kind == Kind::PushReply as u8 => PushReply::decode(&answer.header).ok(),
         Ok(_) => None,

@@ -162,6 +162,20 @@ impl<S: BufferSource> Inbound<S> {
         }
     }
 
+    /// Reads what has arrived already, without waiting; `false` where that is nothing, or [`Inbound::fill`] has to say what
+    /// it is.
+    ///
+    /// # Errors
+    /// `Io` when the connection broke.
+    pub fn try_fill(&mut self) -> Result<bool, InboundError> {
+        let Some(buffer) = &mut self.buffer else { return Ok(false) };
+        buffer.as_mut().copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let bytes = self.stream.try_read(&mut buffer.as_mut()[self.end..])?.unwrap_or(0);
+        self.end += bytes;
+        Ok(bytes > 0)
+    }
+
     async fn fill_anew(&mut self) -> Result<bool, InboundError> {
         self.release();
         loop {

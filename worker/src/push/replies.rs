@@ -63,6 +63,7 @@ impl<'a> Replies<'a> {
             }
         }
         if self.outbound.queued_bytes() > 0 {
+            self.answers.metrics.reply_writes.inc();
             self.outbound.flush().await?;
         }
         Ok(())
