@@ -21,6 +21,8 @@ const PASSED_FOR: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Memory {
+    /// The most that one share can ever hold.
+    largest: u64,
     state: Mutex<State>,
     read_ahead: Mutex<Vec<Weak<dyn Reclaim>>>,
 }
@@ -62,8 +64,9 @@ pub(crate) struct Permit {
 
 impl Memory {
     pub(crate) fn new(budget: Budget) -> Arc<Self> {
+        let largest = budget.largest();
         let state = State { budget, push: Queue::default(), read: Queue::default() };
-        Arc::new(Self { state: Mutex::new(state), read_ahead: Mutex::new(Vec::new()) })
+        Arc::new(Self { largest, state: Mutex::new(state), read_ahead: Mutex::new(Vec::new()) })
     }
 
     /// Takes bytes if there is room now, and nobody has been first to wait for the same for long.
@@ -104,7 +107,7 @@ impl Memory {
 
     /// The most that one share can ever hold.
     pub(crate) fn largest(&self) -> u64 {
-        self.state.lock().budget.largest()
+        self.largest
     }
 
     /// Bytes that are waited for in a share.

@@ -21,6 +21,7 @@ pub use error::{
 pub use file::{File, OpenHow};
 pub use folder::{Entry, FileLock, Space};
 pub use lane::{Lane, LaneError};
+pub use run::{BLOCK_BYTES, RunBuffer, RunWriter};
 #[cfg(feature = "sim")]
 pub use simulated::{Conditions, DiskFaults, Latency, Strike};
 
@@ -32,6 +33,7 @@ mod file;
 mod folder;
 mod lane;
 mod real;
+mod run;
 #[cfg(feature = "sim")]
 mod simulated;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use mallorn_runtime::config::ByteSize;
 use mallorn_runtime::disk::{Disk, OpenHow};
 use mallorn_worker::{FolderError, StartError, WorkerConfig};
 use mallorn_worker_core::spill::extent::ENTRY_BYTES;
-use mallorn_worker_core::spill::segment::SEGMENT_HEADER_BYTES;
+use mallorn_worker_core::spill::segment::BLOCK_BYTES;
 
 const ALL: (u32, u32) = (0, u32::MAX);
 const MIB: usize = 1024 * 1024;
@@ -207,7 +207,7 @@ async fn a_broken_list_of_batches_is_an_error_and_never_a_short_read() {
     let shuffle = shuffles.join(&disk.list(&shuffles).unwrap()[0].name);
     let segment = disk.open(&shuffle.join("segment-000000"), OpenHow::Write).unwrap();
     // The list follows the batches: the second batch is now map 4's, which the range below does not ask for.
-    let map_at = SEGMENT_HEADER_BYTES + batches.concat().len() as u64 + ENTRY_BYTES as u64;
+    let map_at = BLOCK_BYTES + batches.concat().len() as u64 + ENTRY_BYTES as u64;
     let mut byte = [0];
     segment.read_at(&mut byte, map_at).unwrap();
     assert_eq!(byte, [1]);

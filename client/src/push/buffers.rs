@@ -287,7 +287,7 @@ mod tests {
     fn small_batches_wait_until_they_fill_a_request_and_large_ones_go_at_once() {
         let memory = Memory::new(Budget::new(1 << 20, 1024).unwrap());
         let mut buffers = Buffers::new(MapId(0), BATCH, 8 * BATCH);
-        let mut cut = |buffers: &mut Buffers, partition, bytes: usize| {
+        let cut = |buffers: &mut Buffers, partition, bytes: usize| {
             let permit = memory.try_take(Share::Push, bytes as u64).unwrap();
             buffers.cut_unit(Partition(partition), Bytes::from(vec![0; bytes]), permit);
         };

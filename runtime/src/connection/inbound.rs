@@ -95,6 +95,14 @@ pub struct Inbound<S: BufferSource> {
     pace: Pace,
 }
 
+/// Moves what is unread to the buffer's start, so that there is room behind it.
+fn move_down(buffer: &mut [u8], start: &mut usize, end: &mut usize) {
+    if *start > 0 {
+        buffer.copy_within(*start..*end, 0);
+        (*start, *end) = (0, *end - *start);
+    }
+}
+
 impl<S: BufferSource> Inbound<S> {
     /// The smallest buffer that a source may lend: the largest head of a frame, and nearly as much again.
     pub const BUFFER_BYTES_MIN: usize = 2 * FRAME_HEADER_BYTES_MAX;
@@ -152,8 +160,7 @@ impl<S: BufferSource> Inbound<S> {
         tokio::task::coop::consume_budget().await;
         match &mut self.buffer {
             Some(buffer) if self.start < self.end => {
-                buffer.as_mut().copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
+                move_down(buffer.as_mut(), &mut self.start, &mut self.end);
                 let bytes = self.pace.keep(self.stream.read(&mut buffer.as_mut()[self.end..])).await?;
                 self.end += bytes;
                 if bytes == 0 { Err(InboundError::Io(io::ErrorKind::UnexpectedEof.into())) } else { Ok(true) }
@@ -169,8 +176,7 @@ impl<S: BufferSource> Inbound<S> {
     /// `Io` when the connection broke.
     pub fn try_fill(&mut self) -> Result<bool, InboundError> {
         let Some(buffer) = &mut self.buffer else { return Ok(false) };
-        buffer.as_mut().copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        move_down(buffer.as_mut(), &mut self.start, &mut self.end);
         let bytes = self.stream.try_read(&mut buffer.as_mut()[self.end..])?.unwrap_or(0);
         self.end += bytes;
         Ok(bytes > 0)

@@ -25,6 +25,8 @@ pub enum OpenHow {
 #[derive(Clone, Debug)]
 pub struct File {
     handle: Handle,
+    /// The same file past the system's cache, where it was opened so.
+    past_cache: Option<Arc<fs::File>>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,8 +50,28 @@ impl Disk {
             Backing::Simulated(tree) => tree.open(path, how).map(Handle::Simulated),
         };
         let failed = |source| FileError { action: FileAction::Open, path: path.to_owned(), source };
-        Ok(File { handle: handle.map_err(failed)? })
+        Ok(File { handle: handle.map_err(failed)?, past_cache: None })
     }
+
+    /// Opens a file as [`OpenHow::Write`] does; runs are written and read past the system's cache where the file system
+    /// can do that, and through it elsewhere.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_past_cache(&self, path: &Path) -> Result<File, FileError> {
+        let file = self.open(path, OpenHow::Write)?;
+        let past_cache = match &file.handle {
+            Handle::Real(_) => real::open_past_cache(path).map(Arc::new),
+            #[cfg(feature = "sim")]
+            Handle::Simulated(_) => None,
+        };
+        Ok(File { past_cache, ..file })
+    }
+}
+
+/// Whether a disk wants larger blocks than ours: then the cache is gone through.
+fn is_misfit(done: &io::Result<()>) -> bool {
+    done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
 }
 
 impl File {
@@ -60,6 +82,33 @@ impl File {
             Handle::Real(file) => real::write_at(file, pieces, offset),
             #[cfg(feature = "sim")]
             Handle::Simulated(file) => file.write_at(pieces, offset),
+        }
+    }
+
+    /// Whether runs are written and read past the system's cache.
+    #[must_use]
+    pub fn is_past_cache(&self) -> bool {
+        self.past_cache.is_some()
+    }
+
+    /// Writes whole blocks, from memory and to an offset that are aligned to them; where the file was not opened past the
+    /// cache, anything.
+    pub(super) fn write_blocks_at(&self, blocks: &[u8], offset: u64) -> io::Result<()> {
+        match self.past_cache.as_ref().map(|file| real::write_at(file, &[blocks], offset)) {
+            Some(done) if !is_misfit(&done) => done,
+            Some(_) | None => self.write_at(&[blocks], offset),
+        }
+    }
+
+    /// Fills `into` with the bytes from `offset`; both, and the memory, are multiples of [`BLOCK_BYTES`](super::BLOCK_BYTES).
+    /// Only the first `needed` bytes have to be there.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the file ends before those; what `into` holds then is not said.
+    pub fn read_blocks_at(&self, into: &mut [u8], offset: u64, needed: usize) -> io::Result<()> {
+        match self.past_cache.as_ref().map(|file| real::read_blocks_at(file, into, offset, needed)) {
+            Some(done) if !is_misfit(&done) => done,
+            Some(_) | None => self.read_at(&mut into[..needed], offset),
         }
     }
 

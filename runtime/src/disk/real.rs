@@ -49,6 +49,30 @@ pub(super) fn write_at(file: &File, pieces: &[&[u8]], mut offset: u64) -> io::Re
     Ok(())
 }
 
+/// `None` where the file system has no such thing, or the file is not there any more.
+#[cfg(target_os = "linux")]
+pub(super) fn open_past_cache(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::DIRECT.bits();
+    OpenOptions::new().read(true).write(true).custom_flags(flags as i32).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn open_past_cache(_: &Path) -> Option<File> {
+    None
+}
+
+pub(super) fn read_blocks_at(file: &File, into: &mut [u8], offset: u64, needed: usize) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < needed {
+        match retry_on_intr(|| rustix::io::pread(file, &mut into[filled..], offset + filled as u64))? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
     file.read_exact_at(into, offset)
 }

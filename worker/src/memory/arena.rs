@@ -330,6 +330,12 @@ impl Slot {
         View { held: Arc::new(self.held), range: 0..length as u32 }
     }
 
+    /// Shares all of it, for good.
+    pub(crate) fn into_whole_view(self) -> View {
+        let length = self.length();
+        self.into_view(length)
+    }
+
     /// Makes it the place where a location appends.
     pub(crate) fn into_tail(self) -> Tail {
         Tail { held: Arc::new(self.held), published: 0 }

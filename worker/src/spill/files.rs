@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::{Application, Instance, ShuffleId};
-use mallorn_runtime::disk::{Disk, File, OpenHow, Trouble, trouble};
+use mallorn_runtime::disk::{Disk, File, OpenHow, RunBuffer, RunWriter, Trouble, trouble};
 use mallorn_worker_core::record::{self, Header};
-use mallorn_worker_core::spill::segment::Segments;
+use mallorn_worker_core::spill::segment::{BLOCK_BYTES, Segments};
 use parking_lot::Mutex;
 
 use crate::memory::arena::View;
 
-/// Segments kept open in one folder; more are opened again when they are needed.
-const OPEN_MAX: usize = 512;
+/// Segments kept open in one folder, with two descriptors each; more are opened again when they are needed.
+const OPEN_MAX: usize = 256;
 
 /// A shuffle of an application.
 pub(crate) type ShuffleKey = (Instance, ShuffleId);
@@ -78,6 +78,32 @@ impl Region {
 /// Checksums of an extent: of its batches, and of their list.
 pub(super) type Sums = (u32, u32);
 
+/// One write at a folder.
+pub(super) struct Write<'a> {
+    /// What it is gathered in.
+    pub(super) buffer: &'a mut RunBuffer,
+    /// By the numbers of its extents.
+    pub(super) sums: &'a mut [Sums],
+}
+
+impl Write<'_> {
+    fn region(&mut self, file: &File, region: &Region) -> io::Result<()> {
+        let mut run = RunWriter::new(file, self.buffer, region.position);
+        for part in &region.parts {
+            let mut crc = Crc32c::new();
+            for view in &part.views {
+                crc.update(view.as_ref());
+                run.write(view.as_ref())?;
+            }
+            let mut list_crc = Crc32c::new();
+            list_crc.update(&part.list);
+            run.write(&part.list)?;
+            self.sums[part.number] = (crc.value(), list_crc.value());
+        }
+        run.finish()
+    }
+}
+
 /// Segments that are open, to be written on or only to be read: a disk that takes no writes any more is read all the same.
 #[derive(Default)]
 pub(crate) struct OpenFiles {
@@ -124,45 +150,34 @@ impl ShuffleFiles {
         (self.application.instance, self.shuffle)
     }
 
-    /// Writes a region; puts the checksums of its extents where their numbers say.
-    pub(super) fn write(&self, disk: &Disk, open: &OpenFiles, region: &Region, sums: &mut [Sums]) -> io::Result<()> {
+    /// Writes a region, gathered in `buffer`; puts the checksums of its extents where their numbers say.
+    pub(super) fn write(&self, at: (&Disk, &OpenFiles), region: &Region, write: &mut Write<'_>) -> io::Result<()> {
+        let (disk, open) = at;
         let file = match region.opens {
             Some(capacity) => {
-                let file = self.create_segment(disk, region.segment, (capacity, region.end()))?;
+                let file =
+                    self.create_segment(disk, region.segment, (capacity, region.end().next_multiple_of(BLOCK_BYTES)))?;
                 open.keep((self.key(), region.segment, true), &file);
                 file
             }
             None => self.open_to_write(disk, open, region.segment)?,
         };
-        let mut pieces: Vec<&[u8]> = Vec::new();
-        let mut bytes = 0;
-        for part in &region.parts {
-            let mut crc = Crc32c::new();
-            for view in &part.views {
-                crc.update(view.as_ref());
-                pieces.push(view.as_ref());
-                bytes += view.length() as u64;
-            }
-            let mut list_crc = Crc32c::new();
-            list_crc.update(&part.list);
-            pieces.push(&part.list);
-            bytes += part.list.len() as u64;
-            sums[part.number] = (crc.value(), list_crc.value());
-        }
-        if let Err(error) = file.write_at(&pieces, region.position) {
+        if let Err(error) = write.region(&file, region) {
             // What fitted is of no use, and takes the room of what would. Nothing lies behind it, and nothing ever will.
             if trouble(&error) == Trouble::Full {
                 file.truncate(region.position)?;
             }
             return Err(error);
         }
-        file.start_writeback(region.position, bytes);
+        if !file.is_past_cache() {
+            file.start_writeback(region.position, region.end() - region.position);
+        }
         Ok(())
     }
 
     fn create_segment(&self, disk: &Disk, segment: u32, (capacity, needed): (u64, u64)) -> io::Result<File> {
         self.ensure_folder(disk)?;
-        let file = disk.open(&segment_path(&self.path, segment), OpenHow::Write).map_err(io::Error::from)?;
+        let file = disk.open_past_cache(&segment_path(&self.path, segment)).map_err(io::Error::from)?;
         file.truncate(0)?;
         // A segment is as large as it may be; where the disk has no room for that, it has some for what is written now.
         match file.reserve(0, capacity) {
@@ -198,7 +213,7 @@ impl ShuffleFiles {
             return Ok(file);
         }
         self.open_present(disk, segment)?;
-        let file = disk.open(&segment_path(&self.path, segment), OpenHow::Write).map_err(io::Error::from)?;
+        let file = disk.open_past_cache(&segment_path(&self.path, segment)).map_err(io::Error::from)?;
         open.keep(key, &file);
         Ok(file)
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, ShuffleId};
-use mallorn_runtime::disk::{Disk, File, FileError, FileLock, Lane, LaneError, LockError, Trouble, trouble};
+use mallorn_runtime::disk::{Disk, File, FileError, FileLock, Lane, LaneError, LockError, RunBuffer, Trouble, trouble};
 use mallorn_worker_core::spill::disk::{DiskState, Health};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -66,6 +66,8 @@ pub(crate) struct Folder {
     /// Files were removed since the disk was asked for its space.
     freed: AtomicBool,
     pub(crate) open: OpenFiles,
+    /// What writes are gathered in.
+    pub(super) buffer: Mutex<RunBuffer>,
     queue: Mutex<Queue>,
     pub(super) work: Notify,
     /// Writes that were given up and have not come back.
@@ -131,6 +133,7 @@ impl Folder {
             released: Mutex::new(Vec::new()),
             freed: AtomicBool::new(false),
             open: OpenFiles::default(),
+            buffer: Mutex::default(),
             queue: Mutex::new(Queue::default()),
             work: Notify::new(),
             stuck_writes: Arc::default(),

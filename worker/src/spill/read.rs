@@ -68,6 +68,11 @@ impl ReadRoom {
 }
 
 impl Spill {
+    /// Most bytes that one read may ask memory for beside what it needs.
+    pub(crate) fn read_bytes_max(&self) -> u64 {
+        self.arena.limit_bytes(Pool::Read) / 4
+    }
+
     /// The data folder of that index.
     pub(crate) fn folder(&self, index: u16) -> Result<&Arc<Folder>, DiskError> {
         self.folders.get(usize::from(index)).ok_or(DiskError::Folder { index })

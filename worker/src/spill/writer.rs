@@ -12,7 +12,7 @@ use mallorn_worker_core::record::{self, Name, Said};
 use mallorn_worker_core::spill::extent::{Cut, Extent, ExtentPlace};
 use mallorn_worker_core::spill::segment::Allocation;
 
-use super::files::{Part, RecordError, Region, ShuffleFiles, ShuffleKey, Sums};
+use super::files::{Part, RecordError, Region, ShuffleFiles, ShuffleKey, Sums, Write};
 use super::folder::Writer;
 use super::{Folder, LOOK_EVERY, Spill, Waiting};
 use crate::memory::arena::View;
@@ -245,6 +245,7 @@ impl Gathered {
 
 impl OfShuffle {
     fn new(files: Arc<ShuffleFiles>) -> Self {
+        files.segments.lock().begin();
         Self { files, regions: Vec::new(), opened: Vec::new() }
     }
 
@@ -264,8 +265,10 @@ impl OfShuffle {
 /// released meanwhile is nobody's.
 fn write_all(folder: &Folder, work: Vec<OfShuffle>, extents: usize) -> io::Result<Vec<Sums>> {
     let mut sums = vec![Sums::default(); extents];
+    let mut buffer = folder.buffer.lock();
+    let mut write = Write { buffer: &mut buffer, sums: &mut sums };
     for of in work {
-        match write_shuffle(folder, &of, &mut sums) {
+        match write_shuffle(folder, &of, &mut write) {
             Err(_) if of.files.is_released() => {}
             written => written?,
         }
@@ -273,12 +276,12 @@ fn write_all(folder: &Folder, work: Vec<OfShuffle>, extents: usize) -> io::Resul
     Ok(sums)
 }
 
-fn write_shuffle(folder: &Folder, of: &OfShuffle, sums: &mut [Sums]) -> io::Result<()> {
+fn write_shuffle(folder: &Folder, of: &OfShuffle, write: &mut Write<'_>) -> io::Result<()> {
     if !of.opened.is_empty() || of.files.is_unnamed() {
         match of.files.record(&folder.disk, &of.opened, false) {
             Ok(()) | Err(RecordError::Released) => {}
             Err(RecordError::Io(error) | RecordError::Sync(error)) => return Err(error),
         }
     }
-    of.regions.iter().try_for_each(|region| of.files.write(&folder.disk, &folder.open, region, sums))
+    of.regions.iter().try_for_each(|region| of.files.write((&folder.disk, &folder.open), region, write))
 }

@@ -12,7 +12,7 @@ use mallorn_proto::id::{Attempt, BatchId, MapId};
 use crate::push::{BatchEntry, ChunkEnd, Life, Log};
 
 /// Aim for the length of an extent, in bytes: large enough that a read from disk is worth its seek.
-pub const EXTENT_BYTES: u64 = 256 * 1024;
+pub const EXTENT_BYTES: u64 = 512 * 1024;
 
 /// Bytes that one batch takes in an extent's list.
 pub const ENTRY_BYTES: usize = 16;

@@ -7,6 +7,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes at the start of each segment: what it is, and whose.
 pub const SEGMENT_HEADER_BYTES: u64 = 64;
+/// What every write begins at a multiple of, so that it may go past the system's cache.
+pub const BLOCK_BYTES: u64 = 4096;
 
 /// A run of bytes in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,13 @@ impl Segments {
         Self { open: None, next }
     }
 
+    /// A write begins: what is allocated next lies at the start of a block.
+    pub fn begin(&mut self) {
+        if let Some((_, used, _)) = &mut self.open {
+            *used = used.next_multiple_of(BLOCK_BYTES);
+        }
+    }
+
     /// Takes `bytes` at the end of the last segment, or in a new one where that is full.
     pub fn allocate(&mut self, bytes: u64) -> Allocation {
         if let Some((segment, used, capacity)) = &mut self.open
@@ -45,12 +54,12 @@ impl Segments {
             return Allocation { segment: *segment, position, opens: None };
         }
         let doubled = self.open.map_or(SEGMENT_BYTES_MIN, |(_, _, capacity)| capacity.saturating_mul(2));
-        let wanted = (SEGMENT_HEADER_BYTES + bytes).next_multiple_of(4096);
+        let wanted = (BLOCK_BYTES + bytes).next_multiple_of(BLOCK_BYTES);
         let capacity = doubled.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).max(wanted);
         let segment = self.next;
         self.next += 1;
-        self.open = Some((segment, SEGMENT_HEADER_BYTES + bytes, capacity));
-        Allocation { segment, position: SEGMENT_HEADER_BYTES, opens: Some(capacity) }
+        self.open = Some((segment, BLOCK_BYTES + bytes, capacity));
+        Allocation { segment, position: BLOCK_BYTES, opens: Some(capacity) }
     }
 
     /// Leaves the last segment alone: what was allocated in it may not be there.
@@ -79,7 +88,7 @@ mod tests {
             let Allocation { segment, position, opens } = segments.allocate(bytes);
             if let Some(capacity) = opens {
                 capacities.push(capacity);
-                assert_eq!(position, SEGMENT_HEADER_BYTES);
+                assert_eq!(position, BLOCK_BYTES);
             }
             assert!(taken.iter().all(|(other, _, end)| *other != segment || *end <= position));
             assert!(position + bytes <= *capacities.last().unwrap());
@@ -94,9 +103,11 @@ mod tests {
     fn an_extent_larger_than_a_segment_gets_one_of_its_size() {
         let mut segments = Segments::default();
         let large = 70 * 1024 * 1024;
-        assert!(segments.allocate(large).opens.unwrap() >= large + SEGMENT_HEADER_BYTES);
+        assert!(segments.allocate(large).opens.unwrap() >= large + BLOCK_BYTES);
         segments.abandon();
-        assert_eq!(segments.allocate(1), Allocation { segment: 1, position: 64, opens: Some(SEGMENT_BYTES_MIN) });
+        assert_eq!(segments.allocate(1), Allocation { segment: 1, position: 4096, opens: Some(SEGMENT_BYTES_MIN) });
+        segments.begin();
+        assert_eq!(segments.allocate(1), Allocation { segment: 1, position: 8192, opens: None });
         assert_eq!(Segments::from(8).allocate(1).segment, 8);
     }
 }

@@ -167,10 +167,10 @@ fn extents_are_of_whole_batches_about_as_long_as_aimed_for() {
         location.take(number, Step::Push(number, 100_000));
     }
     let cuts = location.log.cut(u64::MAX, false);
-    assert!(cuts.iter().all(|cut| cut.bytes() == 300_000), "three batches of 100,000 reach 256 KiB");
-    assert_eq!((cuts.len(), cuts[1].first_map, cuts[1].last_map, cuts[1].batches), (13, 3, 5, 3));
-    assert_eq!(entries(&cuts[1].list).map(|entry| entry.batch.0).collect::<Vec<_>>(), [3, 4, 5]);
-    assert_eq!(location.log.cut(u64::MAX, true).len(), 14);
-    assert_eq!(location.log.cut(700_000, false).len(), 2, "within the limit");
+    assert!(cuts.iter().all(|cut| cut.bytes() == 600_000), "six batches of 100,000 reach 512 KiB");
+    assert_eq!((cuts.len(), cuts[1].first_map, cuts[1].last_map, cuts[1].batches), (6, 6, 11, 6));
+    assert_eq!(entries(&cuts[1].list).map(|entry| entry.batch.0).collect::<Vec<_>>(), [6, 7, 8, 9, 10, 11]);
+    assert_eq!(location.log.cut(u64::MAX, true).len(), 7);
+    assert_eq!(location.log.cut(1_400_000, false).len(), 2, "within the limit");
     assert_eq!(location.log.cut(1, true).len(), 1, "but one at least");
 }
