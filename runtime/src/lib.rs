@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod container;
 pub mod disk;
 pub mod grpc;
 pub mod hash;

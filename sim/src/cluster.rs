@@ -104,7 +104,7 @@ fn worker_config(settings: &Settings, name: &str, number: u32) -> WorkerConfig {
         admin_listen: None,
         advertised_host: Some(name.to_owned()),
         data_folders: settings.disks.folders(),
-        memory: ByteSize::mib(settings.arenas_mib[number as usize]),
+        memory: Some(ByteSize::mib(settings.arenas_mib[number as usize])),
         disk_returns: settings.disk_returns,
         grace: Span::millis(settings.grace_ms),
         soft_split: ByteSize(settings.soft_split_bytes),

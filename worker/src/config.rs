@@ -36,20 +36,45 @@ settings! {
         pub disk_returns: bool = true,
         /// How long a worker that is told to end may take for that: Kubernetes' grace period, less a margin.
         pub grace: Span = Span(Duration::from_secs(60)),
-        /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept.
-        pub memory: ByteSize = ByteSize::gib(1),
+        /// Memory for shuffle data, at least 16MiB. It is taken as it is needed and then kept. By default 60 % of what the
+        /// container may have, less 128 MiB; 1GiB where it has no limit.
+        pub memory: Option<ByteSize>,
         /// A location of this size is still pushed to, but its clients are told to move on to a new one.
         pub soft_split: ByteSize = ByteSize::gib(1),
         /// A location of this size takes no more; larger than `soft_split`.
         pub hard_split: ByteSize = ByteSize::gib(4),
-        /// Connections on the data port at once; more are refused.
+        /// Connections on the data port at once; more are refused. In a container at most a fifth of its memory is for them,
+        /// at 128 KiB each.
         pub connections_max: usize = 4096,
+    }
+}
+
+/// What a worker takes where it is told nothing and has no limit.
+const MEMORY_BYTES: u64 = 1024 * 1024 * 1024;
+/// Share of a container's limit that is for shuffle data, less what the process itself takes.
+const MEMORY_PERCENT: u64 = 60;
+const PROCESS_BYTES: u64 = 128 * 1024 * 1024;
+/// Share of a container's limit that the system's buffers of connections may take, and what one takes at first.
+const SOCKETS_SHARE: u64 = 5;
+const SOCKET_BYTES: u64 = 128 * 1024;
+
+impl WorkerConfig {
+    /// Bytes of memory for shuffle data, in a container with this limit.
+    pub(crate) fn memory_bytes(&self, limit: Option<u64>) -> u64 {
+        let share = |limit: u64| (limit / 100 * MEMORY_PERCENT).saturating_sub(PROCESS_BYTES).max(BUDGET_BYTES_MIN);
+        self.memory.map(ByteSize::bytes).or(limit.map(share)).unwrap_or(MEMORY_BYTES)
+    }
+
+    /// Connections on the data port, in a container with this limit.
+    pub(crate) fn connections(&self, limit: Option<u64>) -> usize {
+        let fits = |limit: u64| (limit / SOCKETS_SHARE / SOCKET_BYTES).max(1) as usize;
+        limit.map_or(self.connections_max, |limit| self.connections_max.min(fits(limit)))
     }
 }
 
 impl Check for WorkerConfig {
     fn check(&self) -> Result<(), Invalid> {
-        if self.memory.bytes() < BUDGET_BYTES_MIN {
+        if self.memory.is_some_and(|memory| memory.bytes() < BUDGET_BYTES_MIN) {
             return Err(Invalid::new("memory", format!("must be at least {}", ByteSize(BUDGET_BYTES_MIN))));
         }
         if self.soft_split.bytes() == 0 {
@@ -95,5 +120,17 @@ mod tests {
         assert!(refusal("soft_split = '0B'").contains("must be at least 1B"));
         assert!(refusal("hard_split = '1GiB'").contains("must be larger than soft_split, 1GiB"));
         assert!(refusal("master = 'nowhere'").contains("must be host:port"));
+    }
+
+    #[test]
+    fn memory_and_connections_fit_the_container() {
+        let config = WorkerConfig::default();
+        let gib = 1024 * 1024 * 1024;
+        assert_eq!((config.memory_bytes(None), config.connections(None)), (gib, 4096));
+        assert_eq!(config.memory_bytes(Some(4 * gib)), 4 * gib / 100 * 60 - 128 * 1024 * 1024);
+        assert_eq!((config.connections(Some(4 * gib)), config.connections(Some(gib))), (4096, 1638));
+        assert_eq!(config.memory_bytes(Some(1)), BUDGET_BYTES_MIN, "too little is told when it starts");
+        let told = WorkerConfig { memory: Some(ByteSize::mib(64)), ..config };
+        assert_eq!(told.memory_bytes(Some(gib)), 64 * 1024 * 1024);
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use mallorn_proto::id::{Incarnation, WorkerId};
 use mallorn_proto::limits::{BODY_BYTES_MAX, CLUSTER_BYTES_MAX};
 use mallorn_runtime::admin::Admin;
+use mallorn_runtime::container;
 use mallorn_runtime::disk::Disk;
 use mallorn_runtime::grpc;
 use mallorn_runtime::net::Listener;
@@ -134,7 +135,17 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let (worker, folders) = find_folders(&config, &surroundings).await?;
     let Surroundings { cluster, body_limit_bytes, disk, random, registry } = surroundings;
     let identity = Arc::new(Identity { cluster, worker, body_limit_bytes });
-    let arena = Arena::new(config.memory.bytes(), body_limit_bytes)?;
+    let system = disk.clone();
+    let limit = task::blocking(move || container::memory_limit_bytes(&system)).await?;
+    let (memory_bytes, connections_max) = (config.memory_bytes(limit), config.connections(limit));
+    tracing::info!(
+        event = "memory",
+        memory_bytes,
+        limit_bytes = limit,
+        connections_max,
+        "what the worker takes at most"
+    );
+    let arena = Arena::new(memory_bytes, body_limit_bytes)?;
     let metrics = Metrics::new(&registry, &arena)?;
     let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };
     let bounds = Bounds { body_bytes_max: body_limit_bytes, split };
@@ -157,7 +168,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let server = Server {
         identity: Arc::clone(&identity),
         store: Arc::clone(&store),
-        connections_max: config.connections_max,
+        connections_max,
         complaints: Complaints::default(),
     };
     let mut servers = Tasks::new();

@@ -198,7 +198,7 @@ async fn what_cannot_start_says_what_to_set() {
     let taken = WorkerConfig { data_listen: node.running.data_address(), ..config() };
     let error = start_error(taken).await;
     assert!(error.to_string().starts_with("worker.data_listen: listen on 127.0.0.1:"), "{error}");
-    let small = WorkerConfig { memory: mallorn_runtime::config::ByteSize::kib(1), ..config() };
+    let small = WorkerConfig { memory: Some(mallorn_runtime::config::ByteSize::kib(1)), ..config() };
     let error = start_error(small).await;
     assert!(error.to_string().contains("set `worker.memory` to at least"), "{error}");
     let unwritable = WorkerConfig { data_folders: vec!["/proc/mallorn".into()], ..config() };

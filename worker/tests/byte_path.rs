@@ -192,7 +192,7 @@ async fn a_full_arena_answers_at_once_and_space_comes_back() {
 }
 
 fn harness_config(memory_mib: u64) -> mallorn_worker::WorkerConfig {
-    mallorn_worker::WorkerConfig { memory: ByteSize::mib(memory_mib), ..config() }
+    mallorn_worker::WorkerConfig { memory: Some(ByteSize::mib(memory_mib)), ..config() }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const ALL: (u32, u32) = (0, u32::MAX);
 /// Starts a worker on a folder once the one before it has let go of it.
 async fn start(stage: &Stage, folder: &Path, seed: u64) -> Node {
     let config =
-        WorkerConfig { memory: ByteSize::mib(16), data_folders: vec![folder.to_owned()], ..config_with(stage) };
+        WorkerConfig { memory: Some(ByteSize::mib(16)), data_folders: vec![folder.to_owned()], ..config_with(stage) };
     let started = async {
         loop {
             match Node::try_start(config.clone(), seed).await {
@@ -297,7 +297,8 @@ async fn a_worker_takes_over_more_than_its_memory() {
     let (root, stage) = (tempfile::tempdir().unwrap(), stage().await);
     let memory = ByteSize::mib(64);
     let folder = root.path().join("target");
-    let target = Node::start(WorkerConfig { memory, data_folders: vec![folder], ..config_with(&stage) }).await;
+    let target =
+        Node::start(WorkerConfig { memory: Some(memory), data_folders: vec![folder], ..config_with(&stage) }).await;
     drop(stage);
     let mut link = target.connect().await;
     link.hello(&Hello { application: nobody(), ..target.hello(Role::Replicate) }).await.unwrap();

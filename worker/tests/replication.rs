@@ -310,7 +310,7 @@ async fn a_reservation_repeated_has_the_same_handle_only_with_the_same_copies() 
 
 #[tokio::test]
 async fn over_a_quarter_of_the_push_pool_the_slowest_replica_is_given_up() {
-    let node = Node::start(WorkerConfig { memory: ByteSize::mib(40), ..config() }).await;
+    let node = Node::start(WorkerConfig { memory: Some(ByteSize::mib(40)), ..config() }).await;
     let silent = Scripted::start().await;
     let id = location(1, 1);
     let handle = silent.reserve(&node, id).await;

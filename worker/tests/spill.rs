@@ -23,7 +23,7 @@ const ALL: (u32, u32) = (0, u32::MAX);
 const MIB: usize = 1024 * 1024;
 
 fn on_disk(folders: &[PathBuf]) -> WorkerConfig {
-    WorkerConfig { memory: ByteSize::mib(16), data_folders: folders.to_vec(), ..config() }
+    WorkerConfig { memory: Some(ByteSize::mib(16)), data_folders: folders.to_vec(), ..config() }
 }
 
 /// Starts a worker once the one before it has let go of the folders: what ended in this process holds them for a moment.

@@ -172,7 +172,7 @@ impl DemoArgs {
             }
         };
         suit("log.filter", |root| root.log.filter = "error".to_owned());
-        suit("worker.memory", |root| root.worker.memory = ByteSize::gib(2));
+        suit("worker.memory", |root| root.worker.memory = Some(ByteSize::gib(2)));
         // A killed worker never comes back: it is given up as soon as its lease is over, and that is short.
         suit("master.worker_lease", |root| root.master.worker_lease = Span::seconds(2));
         if self.restart_worker {
@@ -210,7 +210,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!((args.scale, args.workers, args.mappers.get(), args.partitions), (1.0, 3, 8, 16));
         let root = args.settings().unwrap().value;
-        assert_eq!(root.worker.memory, ByteSize::gib(2));
+        assert_eq!(root.worker.memory, Some(ByteSize::gib(2)));
         assert_eq!(root.client.codec, Compression::Lz4);
         assert_eq!(root.lifecycle.wait_for_return, Span::seconds(0));
     }
@@ -220,7 +220,7 @@ mod tests {
         let args = parse(&["--set", "master.worker_lease=7s", "--memory", "64MiB", "--codec", "zstd"]).unwrap();
         let root = args.settings().unwrap().value;
         assert_eq!(root.master.worker_lease, Span::seconds(7));
-        assert_eq!(root.worker.memory, ByteSize::mib(64));
+        assert_eq!(root.worker.memory, Some(ByteSize::mib(64)));
         assert_eq!(root.client.codec, Compression::Zstd);
     }
 

@@ -145,7 +145,7 @@ impl Settings {
             key: args.key.clone(),
             endpoint: args.endpoint.clone(),
             workers: own_cluster.then_some(args.workers),
-            memory: own_cluster.then_some(root.worker.memory),
+            memory: root.worker.memory.filter(|_| own_cluster),
             mappers: args.mappers.get(),
             partitions: args.partitions,
             codec: root.client.codec.name(),

@@ -54,7 +54,7 @@ pub(crate) fn config() -> WorkerConfig {
         control_listen: any_port,
         data_listen: any_port,
         admin_listen: None,
-        memory: ByteSize::mib(32),
+        memory: Some(ByteSize::mib(32)),
         ..WorkerConfig::default()
     }
 }
