@@ -30,7 +30,7 @@ impl Cluster {
             control_listen: any,
             data_listen: any,
             admin_listen: None,
-            memory: ByteSize::mib(64),
+            memory: Some(ByteSize::mib(64)),
             ..Default::default()
         };
         let surroundings = mallorn_worker::Surroundings {

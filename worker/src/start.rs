@@ -126,6 +126,14 @@ struct Ends {
     disks: Shutdown,
 }
 
+/// Bytes of memory for shuffle data, and connections on the data port.
+async fn takes_at_most(config: &WorkerConfig, disk: Disk) -> Result<(u64, usize), StartError> {
+    let limit = task::blocking(move || container::memory_limit_bytes(&disk)).await?;
+    let (memory_bytes, connections_max) = (config.memory_bytes(limit), config.connections(limit));
+    tracing::info!(event = "memory", memory_bytes, limit_bytes = limit, connections_max, "what the worker may take");
+    Ok((memory_bytes, connections_max))
+}
+
 /// Starts a worker. It serves when this returns, whether the master is there or not.
 ///
 /// # Errors
@@ -135,16 +143,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let (worker, folders) = find_folders(&config, &surroundings).await?;
     let Surroundings { cluster, body_limit_bytes, disk, random, registry } = surroundings;
     let identity = Arc::new(Identity { cluster, worker, body_limit_bytes });
-    let system = disk.clone();
-    let limit = task::blocking(move || container::memory_limit_bytes(&system)).await?;
-    let (memory_bytes, connections_max) = (config.memory_bytes(limit), config.connections(limit));
-    tracing::info!(
-        event = "memory",
-        memory_bytes,
-        limit_bytes = limit,
-        connections_max,
-        "what the worker takes at most"
-    );
+    let (memory_bytes, connections_max) = takes_at_most(&config, disk.clone()).await?;
     let arena = Arena::new(memory_bytes, body_limit_bytes)?;
     let metrics = Metrics::new(&registry, &arena)?;
     let split = SplitLimits { soft_bytes: config.soft_split.bytes(), hard_bytes: config.hard_split.bytes() };

@@ -35,7 +35,7 @@ impl Cluster {
     }
 
     pub(crate) async fn add_worker(&mut self, memory: ByteSize) {
-        self.add_worker_with(WorkerConfig { memory, ..WorkerConfig::default() }).await;
+        self.add_worker_with(WorkerConfig { memory: Some(memory), ..WorkerConfig::default() }).await;
     }
 
     /// Adds a worker of these settings, but for its addresses.

@@ -85,7 +85,8 @@ async fn written_copies_and_small_locations_that_split_softly_are_exact() {
     for number in 0..3 {
         let data_folders = vec![folders.path().join(number.to_string())];
         let (memory, soft_split, hard_split) = (ByteSize::mib(64), ByteSize::kib(256), ByteSize::mib(1));
-        let config = WorkerConfig { data_folders, memory, soft_split, hard_split, ..WorkerConfig::default() };
+        let config =
+            WorkerConfig { data_folders, memory: Some(memory), soft_split, hard_split, ..WorkerConfig::default() };
         cluster.add_worker_with(config).await;
     }
     let driver = cluster.driver("written").await;
