@@ -60,7 +60,8 @@ impl Dimension {
                 let few = Shape { total_bytes: 512 * MIB, batch_bytes: 4 * KIB, ..shape };
                 (Kind::Shuffle, Shape { partitions: x, ..few })
             }
-            Self::Connections => (Kind::Shuffle, Shape { total_bytes: 1024 * MIB, connections: x, ..shape }),
+            // A client has 64 at most.
+            Self::Connections => (Kind::ManyClients, Shape { total_bytes: 1024 * MIB, connections: x, ..shape }),
             Self::Shuffles => {
                 let small = Shape { total_bytes: u64::from(x) * MIB, partitions: 4, connections: 2, ..shape };
                 (Kind::KeptShuffles, small)

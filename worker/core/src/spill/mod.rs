@@ -28,6 +28,9 @@ pub struct Demand {
 const FORGET_ABOVE: u64 = 60;
 const SPILL_ABOVE: u64 = 70;
 const DOWN_TO: u64 = 50;
+/// Part of what locations may hold below which nothing is asked for: all locations are looked at then. Nothing is missed:
+/// above a mark a tenth of the limit at least is to be forgotten, to be written, or on its way.
+const STEP: u64 = 64;
 
 /// Bytes not on disk that a disk may owe to shuffles whose durability asks for it, so that a commit finds little left.
 pub const UNWRITTEN_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -44,7 +47,8 @@ pub fn demand(held_bytes: u64, limit_bytes: u64, clean_bytes: u64, moving_bytes:
     let forget_bytes = excess.min(clean_bytes);
     let rest = excess - forget_bytes;
     let spill_bytes = if above(SPILL_ABOVE) { rest.saturating_sub(moving_bytes()) } else { 0 };
-    Demand { forget_bytes, spill_bytes }
+    let worth = |bytes: u64| if bytes >= limit_bytes / STEP { bytes } else { 0 };
+    Demand { forget_bytes: worth(forget_bytes), spill_bytes: worth(spill_bytes) }
 }
 
 /// A location that could be written.
@@ -84,6 +88,12 @@ mod tests {
         assert_eq!(demand(80, 100, 5, || 0), Demand { forget_bytes: 5, spill_bytes: 25 });
         assert_eq!(demand(80, 100, 5, || 20), Demand { forget_bytes: 5, spill_bytes: 5 }, "what is on its way counts");
         assert_eq!(demand(80, 100, 0, || 90), Demand::default());
+        assert_eq!(
+            demand(8000, 10_000, 100, || 2800),
+            Demand::default(),
+            "a little is not worth a look at all locations"
+        );
+        assert_eq!(demand(8000, 10_000, 160, || 2600), Demand { forget_bytes: 160, spill_bytes: 240 });
     }
 
     #[test]
