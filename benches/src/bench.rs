@@ -159,7 +159,7 @@ async fn start_cluster(scenario: &Scenario, setup: &Setup) -> Result<Option<Clus
 async fn connect(scenario: &Scenario, manager: &LifecycleManager) -> Result<Clients, ConnectError> {
     let shape = &scenario.shape;
     match scenario.kind {
-        Kind::ManyClients => Clients::connect(manager, shape, shape.connections, 1).await,
+        Kind::Clients | Kind::ManyClients => Clients::connect(manager, shape, shape.connections, 1).await,
         Kind::Shuffle | Kind::Mixed | Kind::SmallShuffles | Kind::KeptShuffles => {
             Clients::connect(manager, shape, 1, shape.connections).await
         }
@@ -192,7 +192,7 @@ impl Stage<'_> {
 
     async fn once(&mut self, measured: &mut Measured) -> Result<(), BenchError> {
         match self.scenario.kind {
-            Kind::Shuffle | Kind::ManyClients => self.shuffle(measured).await,
+            Kind::Shuffle | Kind::Clients | Kind::ManyClients => self.shuffle(measured).await,
             Kind::Mixed => self.mixed(measured).await,
             Kind::SmallShuffles | Kind::KeptShuffles => self.small_shuffles(measured).await,
         }

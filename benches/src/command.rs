@@ -18,6 +18,7 @@ use tokio::task::JoinError;
 use crate::bench::{self, BenchError, Setup};
 use crate::cluster::{self, Cluster, ClusterError, Workers};
 use crate::compare;
+use crate::disk::{self, DiskBenchError};
 use crate::growth;
 use crate::load::SEED;
 use crate::machine::Machine;
@@ -56,6 +57,8 @@ enum Command {
     Terasort(TerasortArgs),
     /// Measures single calls of the pure parts: codecs, ledger, placement, extents
     Micro,
+    /// Measures how extents may lie on a disk: segments or a file per partition, through the system's cache or past it
+    Disk(DiskArgs),
     /// Shows two results side by side; fails where the second is worse
     Compare(CompareArgs),
     /// Writes one page with plots and tables of all results in a folder
@@ -110,6 +113,17 @@ struct TerasortArgs {
     /// The `mallorn` to use; without this the one beside this program
     #[arg(long, value_name = "PATH")]
     mallorn: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct DiskArgs {
+    /// Where files are written [default: the folder for temporary files]
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+
+    /// Bytes of each case
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    total: ByteSize,
 }
 
 #[derive(Args, Debug)]
@@ -224,6 +238,8 @@ pub(crate) enum CommandError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Terasort(#[from] TerasortError),
+    #[error(transparent)]
+    Disk(#[from] DiskBenchError),
     #[error("a task failed: {0}")]
     Task(#[from] JoinError),
     #[error(transparent)]
@@ -244,6 +260,12 @@ pub(crate) async fn run(line: CommandLine) -> Result<ExitCode, CommandError> {
         Command::Terasort(args) => run_terasort(args).await,
         Command::Micro => {
             print!("{}", micro::Table(&task::blocking(micro::run).await?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Disk(args) => {
+            let folder = args.dir.unwrap_or_else(std::env::temp_dir);
+            let measured = task::blocking(move || disk::run(&folder, args.total.0)).await??;
+            print!("{}", disk::Table(&measured));
             Ok(ExitCode::SUCCESS)
         }
         Command::Compare(args) => run_compare(&args),

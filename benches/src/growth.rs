@@ -61,7 +61,7 @@ impl Dimension {
                 (Kind::Shuffle, Shape { partitions: x, ..few })
             }
             // A client has 64 at most.
-            Self::Connections => (Kind::ManyClients, Shape { total_bytes: 1024 * MIB, connections: x, ..shape }),
+            Self::Connections => (Kind::Clients, Shape { total_bytes: 1024 * MIB, connections: x, ..shape }),
             Self::Shuffles => {
                 let small = Shape { total_bytes: u64::from(x) * MIB, partitions: 4, connections: 2, ..shape };
                 (Kind::KeptShuffles, small)

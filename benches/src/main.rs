@@ -6,7 +6,7 @@
 //! | what runs in which order | `bench` |
 //! | processes, load, clients | `cluster`, `load`, `shuffle` |
 //! | what is read while they run | `meter`, `sampler`, `times`, `scrape`, `files` |
-//! | how costs grow; a sort; the pure parts alone | `growth`, `terasort`, `micro` |
+//! | how costs grow; a sort; the pure parts, or a disk, alone | `growth`, `terasort`, `micro`, `disk` |
 //! | what it means, and how it is shown | `summary`, `outcome`, `table`, `plot`, `page`, `compare` |
 //!
 //! Client and workers are separate processes, as they are in use: this one is the client. The floor and Mallorn run in
@@ -16,6 +16,7 @@ mod bench;
 mod cluster;
 mod command;
 mod compare;
+mod disk;
 mod files;
 mod floor;
 mod growth;

@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Shuffle,
     /// Push one shuffle while another one is fetched.
     Mixed,
+    /// The same, with a client for each connection.
+    Clients,
     /// One client per connection, which push in bursts and rest in between.
     ManyClients,
     /// One shuffle after the other, each released at its end.

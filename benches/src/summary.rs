@@ -23,7 +23,7 @@ const SMALL_SHUFFLE_BYTES: u64 = 1 << 20;
 pub(crate) fn one_shuffle(scenario: &Scenario) -> Shape {
     match scenario.kind {
         Kind::SmallShuffles | Kind::KeptShuffles => Shape { total_bytes: SMALL_SHUFFLE_BYTES, ..scenario.shape },
-        Kind::Shuffle | Kind::Mixed | Kind::ManyClients => scenario.shape,
+        Kind::Shuffle | Kind::Mixed | Kind::Clients | Kind::ManyClients => scenario.shape,
     }
 }
 
