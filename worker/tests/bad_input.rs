@@ -2,15 +2,16 @@
 
 mod harness;
 
+use bytes::BytesMut;
 use harness::{CLUSTER, Node, PATIENCE, batch, config, location, surroundings};
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{Handle, Incarnation, WorkerId};
 use mallorn_proto::limits::{BODY_BYTES_DEFAULT, PAGE_LOCATIONS_MAX};
-use mallorn_proto::message::{Hello, Kind, Role};
+use mallorn_proto::message::{Fetch, Hello, Kind, Role};
 use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::worker_client::WorkerClient;
-use mallorn_runtime::grpc;
+use mallorn_runtime::{clock, grpc};
 use mallorn_worker::{StartError, WorkerConfig, start};
 
 /// A push on a connection opened before still works.
@@ -125,6 +126,54 @@ async fn a_peer_that_ends_in_the_middle_leaves_nothing_behind() {
     }
     is_undisturbed(&node).await;
     assert_eq!(node.freeze(location(1, 1)).await, Some(0));
+    node.release(0, u32::MAX).await;
+    node.rests().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_or_waits_in_a_frame_is_left_and_keeps_nobody_waiting() {
+    let node = Node::start(config()).await;
+    let id = location(1, 1);
+    let handle = node.reserve(id).await;
+    let mut pusher = node.open(Role::Push).await;
+    for number in 0..12 {
+        assert_eq!(pusher.push(handle, &batch(id, 0, number, &vec![7; 1_000_000])).await, Status::Success);
+    }
+    node.commit(id).await;
+    drop(pusher);
+    // One asks for far more than sockets hold, and reads none of it.
+    let mut reader = node.open(Role::Fetch).await;
+    let opened = reader.open_stream(id, (0, u32::MAX)).await.unwrap();
+    for request in 0..40 {
+        let fetch = Fetch { request, stream: opened.stream, offset: 0, limit: BODY_BYTES_DEFAULT };
+        let mut header = BytesMut::new();
+        fetch.encode(&mut header);
+        reader.send(Kind::Fetch, &header, &[]).await;
+    }
+    // One waits in the middle of a frame that it was given memory for.
+    let open = node.reserve(location(1, 2)).await;
+    let one = batch(location(1, 2), 0, 0, &[7; 900_000]);
+    let mut frame = Vec::new();
+    Prefix { header_length: 16, kind: Kind::Push as u8, body_length: one.len() as u32 }.encode(&mut frame);
+    frame.extend(1u64.to_be_bytes());
+    frame.extend(open.0.to_be_bytes());
+    frame.extend(&one[..500_000]);
+    let mut waiting = node.open(Role::Push).await;
+    waiting.send_bytes(&frame).await;
+
+    is_undisturbed(&node).await;
+    let mut other = node.open(Role::Fetch).await;
+    let stream = other.open_stream(id, (0, u32::MAX)).await.unwrap();
+    assert_eq!(other.read_all(&stream, BODY_BYTES_DEFAULT).await.len() as u64, stream.length);
+    drop(other);
+    // 1 MiB/s over 10 s: then their connections are closed, and what they held is given back.
+    let gone = async {
+        while node.metric("mallorn_worker_connections", "") > 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    clock::timeout(2 * PATIENCE, gone).await.expect("they are left");
+    drop((reader, waiting));
     node.release(0, u32::MAX).await;
     node.rests().await;
 }

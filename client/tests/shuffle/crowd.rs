@@ -133,3 +133,38 @@ async fn what_an_idle_reader_has_fetched_ahead_is_room_for_others() {
         assert_eq!(read, expected(&all));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_two_inputs_of_which_one_starves_goes_on_reading_and_pushing() {
+    let cluster = Cluster::start(1, ByteSize::mib(128)).await;
+    let driver = cluster.driver("starved").await;
+    let client = cluster.client_with(&driver, ClientConfig { codec: Compression::None, ..least() }).await;
+    for shuffle in 0..3 {
+        driver.register(shuffle, 1, Some(1)).await.unwrap();
+    }
+    // More than the client's memory.
+    let first = units(0, 300_000, 1);
+    run_map(&client, 0, 0, 0, &first).await;
+    let late = units(1, 1000, 1);
+    let task = async {
+        // Open for the whole time, and nothing comes.
+        let starved = task::spawn({
+            let client = client.clone();
+            async move { read_all(&client, ReadRequest::new(1, 0..1)).await }
+        });
+        let mut attempt = client.start_attempt(2, 0, 0).await.unwrap();
+        let mut reader = client.read(ReadRequest::new(0, 0..1)).await.unwrap();
+        let mut bytes = 0;
+        while let Some(read) = reader.next().await.unwrap() {
+            bytes += read.data.len();
+            attempt.push_owned(0, read.data.clone()).await.unwrap();
+        }
+        assert!(attempt.mapper_end().await.unwrap().won);
+        run_map(&client, 1, 0, 0, &late).await;
+        (bytes, starved.await.unwrap().unwrap())
+    };
+    let (bytes, second) = clock::timeout(PATIENCE, task).await.expect("nobody waits for ever");
+    assert!(bytes > 4 * BODY_BYTES_DEFAULT as usize, "{bytes}");
+    assert_eq!(second, expected(&late));
+    assert_eq!(read_all(&client, ReadRequest::new(2, 0..1)).await.unwrap(), expected(&first));
+}
