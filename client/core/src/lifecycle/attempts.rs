@@ -8,7 +8,7 @@
 //! A dead attempt can't end any more, and an ended one can't die: being declared failed has no effect on it.
 //!
 //! Memory: about 120 bytes for a live attempt and 50 for one that is over; 130 more for one whose data may be read, with 8
-//! for each further run of the partitions that it touched; 24 for a partition's sum. There is nothing else per (map,
+//! for each further run of the partitions that it touched, or a bit for each partition; 24 for a partition's sum. There is nothing else per (map,
 //! partition) pair. Time: a call costs what it names, not what the shuffle holds; an expiry looks at live attempts only.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use mallorn_proto::id::{Attempt, MapId, Partition, Token};
 use mallorn_proto::limits::MAPS_MAX;
-use mallorn_proto::range_set::RangeSet;
 
 use super::error::{AttemptError, TokenError};
+use super::touched::Touched;
 use super::{GenerationState, Stage};
 use crate::push::BatchSum;
 
@@ -51,7 +51,7 @@ pub struct Winner {
     /// Its token.
     pub token: Token,
     /// Partitions it pushed to.
-    pub touched: RangeSet,
+    pub touched: Touched,
 }
 
 /// How an attempt ended.
@@ -297,7 +297,10 @@ impl GenerationState {
         self.attempts.live.remove(&key.name);
         self.attempts.past.insert(key.name, Past { nonce: key.nonce, fate: Fate::Ended { token, won } });
         if won {
-            self.attempts.readable.insert(token, Winner { name: key.name, token, touched: touched(&staged) });
+            self.attempts.readable.insert(
+                token,
+                Winner { name: key.name, token, touched: staged.iter().map(|(partition, _)| partition.0).collect() },
+            );
         }
         if won && counted {
             self.attempts.winners.insert(map, token);
@@ -337,11 +340,4 @@ impl GenerationState {
         }
         Ok(named)
     }
-}
-
-/// Kept by the thousand, so it has room for its runs and no more.
-#[expect(clippy::redundant_clone, reason = "a copy is as large as its content, what was filled one by one is larger")]
-fn touched(staged: &[(Partition, BatchSum)]) -> RangeSet {
-    let grown: RangeSet = staged.iter().map(|(partition, _)| partition.0).collect();
-    grown.clone()
 }

@@ -19,6 +19,7 @@ mod commit;
 mod epochs;
 mod error;
 mod locations;
+mod touched;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use commit::{Due, Holding, Lost, PartitionPlan, SealOffer, SealedAt};
 pub use epochs::CopyFailure;
 pub use error::{AttemptError, LookupError, RegisterError, TokenError};
 pub use locations::{Missing, NoSpace, OpenAt, Replacing, Revived};
+pub use touched::Touched;
 
 /// Most shuffles that one application may have at once.
 pub const SHUFFLES_MAX: usize = 65_536;
