@@ -13,7 +13,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Version 1 has no word for "no limit": it is a number that no machine has.
 const UNLIMITED_FROM: u64 = 1 << 60;
 
-/// The least of the limits of the control groups that this process is in, in bytes; `None` without one. Blocks.
+/// The least of the limits of the control groups that this process is in, and no more than the machine has, in bytes;
+/// `None` without a limit. Blocks.
 #[must_use]
 pub fn memory_limit_bytes(disk: &Disk) -> Option<u64> {
     limit_in(disk, Path::new(ROOT))
@@ -31,7 +32,14 @@ fn limit_in(disk: &Disk, root: &Path) -> Option<u64> {
         };
         least(disk, &root.join(mount), path, file)
     };
-    groups.lines().filter_map(of_line).min()
+    let limit = groups.lines().filter_map(of_line).min()?;
+    Some(machine_bytes(disk, root).map_or(limit, |machine| limit.min(machine)))
+}
+
+fn machine_bytes(disk: &Disk, root: &Path) -> Option<u64> {
+    let text = text(disk, &root.join("proc/meminfo"))?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The least limit of a group and those around it. In a container the path may be that of the machine, of which only the
@@ -82,6 +90,12 @@ mod tests {
             ("sys/fs/cgroup/pod/worker/memory.max", "max\n"),
         ];
         assert_eq!(limit(&two), Some(4 << 30));
+        let more_than_there_is = [
+            ("proc/self/cgroup", "0::/\n"),
+            ("proc/meminfo", "MemTotal:        1048576 kB\nMemFree: 1 kB\n"),
+            ("sys/fs/cgroup/memory.max", "549755813888\n"),
+        ];
+        assert_eq!(limit(&more_than_there_is), Some(1 << 30));
         let one = [
             ("proc/self/cgroup", "5:cpu:/x\n4:hugetlb,memory:/x\n0::/\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::{FileAction, FileError};
 use super::{Backing, Disk, real};
@@ -26,7 +27,15 @@ pub enum OpenHow {
 pub struct File {
     handle: Handle,
     /// The same file past the system's cache, where it was opened so.
-    past_cache: Option<Arc<fs::File>>,
+    past_cache: Option<Arc<PastCache>>,
+}
+
+/// A file past the system's cache.
+#[derive(Debug)]
+struct PastCache {
+    file: fs::File,
+    /// The disk wants larger blocks than ours: the cache is gone through.
+    is_misfit: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +70,10 @@ impl Disk {
     pub fn open_past_cache(&self, path: &Path) -> Result<File, FileError> {
         let file = self.open(path, OpenHow::Write)?;
         let past_cache = match &file.handle {
-            Handle::Real(_) => real::open_past_cache(path).map(Arc::new),
+            Handle::Real(_) => {
+                let opened = real::open_past_cache(path);
+                opened.map(|file| Arc::new(PastCache { file, is_misfit: AtomicBool::new(false) }))
+            }
             #[cfg(feature = "sim")]
             Handle::Simulated(_) => None,
         };
@@ -69,9 +81,15 @@ impl Disk {
     }
 }
 
-/// Whether a disk wants larger blocks than ours: then the cache is gone through.
-fn is_misfit(done: &io::Result<()>) -> bool {
-    done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+impl PastCache {
+    /// What came of an operation; `None` where it has to be made through the cache, as all later ones.
+    fn judged(&self, done: io::Result<()>) -> Option<io::Result<()>> {
+        let is_misfit = done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput);
+        if is_misfit {
+            self.is_misfit.store(true, Ordering::Relaxed);
+        }
+        (!is_misfit).then_some(done)
+    }
 }
 
 impl File {
@@ -85,18 +103,22 @@ impl File {
         }
     }
 
+    fn fitting(&self) -> Option<&PastCache> {
+        self.past_cache.as_deref().filter(|past| !past.is_misfit.load(Ordering::Relaxed))
+    }
+
     /// Whether runs are written and read past the system's cache.
     #[must_use]
     pub fn is_past_cache(&self) -> bool {
-        self.past_cache.is_some()
+        self.fitting().is_some()
     }
 
     /// Writes whole blocks, from memory and to an offset that are aligned to them; where the file was not opened past the
     /// cache, anything.
     pub(super) fn write_blocks_at(&self, blocks: &[u8], offset: u64) -> io::Result<()> {
-        match self.past_cache.as_ref().map(|file| real::write_at(file, &[blocks], offset)) {
-            Some(done) if !is_misfit(&done) => done,
-            Some(_) | None => self.write_at(&[blocks], offset),
+        match self.fitting().and_then(|past| past.judged(real::write_at(&past.file, &[blocks], offset))) {
+            Some(done) => done,
+            None => self.write_at(&[blocks], offset),
         }
     }
 
@@ -106,9 +128,9 @@ impl File {
     /// # Errors
     /// `UnexpectedEof` where the file ends before those; what `into` holds then is not said.
     pub fn read_blocks_at(&self, into: &mut [u8], offset: u64, needed: usize) -> io::Result<()> {
-        match self.past_cache.as_ref().map(|file| real::read_blocks_at(file, into, offset, needed)) {
-            Some(done) if !is_misfit(&done) => done,
-            Some(_) | None => self.read_at(&mut into[..needed], offset),
+        match self.fitting().and_then(|past| past.judged(real::read_blocks_at(&past.file, into, offset, needed))) {
+            Some(done) => done,
+            None => self.read_at(&mut into[..needed], offset),
         }
     }
 

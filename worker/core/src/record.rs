@@ -24,8 +24,8 @@ use crate::spill::segment::SEGMENT_HEADER_BYTES;
 
 const RECORDS_MAGIC: &[u8; 8] = b"MLRNREC\0";
 const SEGMENT_MAGIC: &[u8; 8] = b"MLRNSEG\0";
-/// The form that is written, and the newest that is read.
-pub const VERSION: u16 = 1;
+/// The form that is written, and the only one that is read: form 1, before the first release, knew one earlier worker only.
+pub const VERSION: u16 = 2;
 /// Longest record, in bytes: of a location with [`EXTENTS_MAX`] extents.
 pub const RECORD_BYTES_MAX: usize = EXTENTS_MAX * EXTENT_BYTES + CHUNKS_MAX * 16 + 512;
 /// Most extents of one location; with as many it takes no more batches.
@@ -82,9 +82,9 @@ pub enum FormError {
     /// Not ours, or broken.
     #[error("it does not begin as a file of Mallorn does")]
     Header,
-    /// Written by a newer version.
+    /// Written by another version.
     #[error(
-        "it has version {found}, this worker reads up to {VERSION}: start a newer worker, or remove the folder's content"
+        "it has version {found}, this worker reads {VERSION}: start a worker of its version, or remove the folder's content"
     )]
     Version {
         /// Its version.
@@ -235,7 +235,7 @@ pub fn check_segment_header(
     if magic != SEGMENT_MAGIC {
         return Err(FormError::Header);
     }
-    if found > VERSION {
+    if found != VERSION {
         return Err(FormError::Version { found });
     }
     if header == segment_header(instance, shuffle, segment) { Ok(()) } else { Err(FormError::Header) }
@@ -312,7 +312,7 @@ impl<'a> Reader<'a> {
         if magic != RECORDS_MAGIC {
             return None;
         }
-        if found > VERSION {
+        if found != VERSION {
             return Some(Err(FormError::Version { found }));
         }
         let boot = self.text(BOOT_BYTES_MAX)?;
@@ -476,12 +476,41 @@ mod tests {
         assert_eq!(records(&bytes, &FOLDERS[..1]), (vec![(name, None)], 0));
     }
 
+    /// Whoever changes the form changes its version.
+    #[test]
+    fn the_form_is_that_of_its_version() {
+        let place = ExtentPlace { disk: 0, segment: 2, position: 4096 };
+        let extent = Extent {
+            place,
+            offset: 1,
+            length: 3,
+            stored: 4,
+            batches: 5,
+            first_map: 6,
+            last_map: 7,
+            crc: 8,
+            list_crc: 9,
+        };
+        let life = Life::Sealed { seal: SealId(10), length: 11 };
+        let restored = Restored { life, length: 11, batches: 12, chunk_ends: vec![(13, 14)], extents: vec![extent] };
+        let origins = Origins::recorded(vec![WorkerId(15), WorkerId(16)]);
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, &header());
+        let name = Name { partition: Partition(17), epoch: Epoch(18) };
+        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: true, origins }), &FOLDERS);
+        put(&mut bytes, name, &Said::Dropped, &FOLDERS);
+        assert_eq!((VERSION, bytes.len(), crc(&bytes)), (2, 216, 1_884_412_694));
+    }
+
     #[test]
     fn another_s_or_a_newer_file_is_refused() {
         let mut bytes = Vec::new();
         put_header(&mut bytes, &header());
-        bytes[8] = 2;
-        assert_eq!(get_header(&bytes).map(drop), Err(FormError::Version { found: 2 }));
+        for found in [1, 3] {
+            bytes[8] = found;
+            let found = u16::from(found);
+            assert_eq!(get_header(&bytes).map(drop), Err(FormError::Version { found }));
+        }
         bytes[0] = b'x';
         assert_eq!(get_header(&bytes).map(drop), Err(FormError::Header));
         let mut segment = segment_header(Instance(1), ShuffleId(2), 3);

@@ -63,7 +63,7 @@ pub(crate) struct Folder {
     shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
     /// Released shuffles whose files could not be removed yet.
     released: Mutex<Vec<Arc<ShuffleFiles>>>,
-    /// Files were removed since the disk was asked for its space.
+    /// Files were removed, or what hung has returned, since the disk was asked for its space.
     freed: AtomicBool,
     pub(crate) open: OpenFiles,
     /// What writes are gathered in.
@@ -249,8 +249,7 @@ impl Folder {
         match removed {
             Ok(Ok(())) => {
                 // A full disk is one no longer, and somebody may wait for it.
-                self.freed.store(true, Ordering::Release);
-                self.work.notify_one();
+                self.came_back();
             }
             Ok(Err(error)) => {
                 tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
@@ -260,7 +259,13 @@ impl Folder {
         }
     }
 
-    /// Whether files were removed since this was asked.
+    /// Something that hung has returned: whether the disk takes data is to be asked anew.
+    pub(super) fn came_back(&self) {
+        self.freed.store(true, Ordering::Release);
+        self.work.notify_one();
+    }
+
+    /// Whether files were removed, or what hung has returned, since this was asked.
     pub(super) fn was_freed(&self) -> bool {
         self.freed.swap(false, Ordering::AcqRel)
     }

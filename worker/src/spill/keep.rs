@@ -137,11 +137,7 @@ impl Spill {
             };
             let folder = &self.folders[usize::from(disk)];
             let placed: Vec<usize> = shuffles.0.values().flat_map(|of| of.of.iter().map(|(index, _)| *index)).collect();
-            for (index, reached) in self.record_at(folder, shuffles, durability, said).await {
-                let mut state = locations[index].lock();
-                state.disk.recorded = state.disk.recorded.max(reached);
-                state.disk.named_on |= 1 << disk;
-            }
+            self.record_at(folder, shuffles, durability, said).await;
             // Another call may have been before this one.
             placed.into_iter().for_each(|index| kept[index] = wanted(&locations[index], durability).is_none());
         }
@@ -175,26 +171,26 @@ impl Spill {
         }
     }
 
-    /// Writes what is said of locations, and returns of which it was written, and what they have reached. It is asked
-    /// where one record is written after the other, so that none is followed by an older one.
+    /// Writes what is said of locations, and notes what they have reached. Both are done where one record is written after
+    /// the other, so that none is followed by an older one.
     async fn record_at(
         &self,
         folder: &Arc<Folder>,
         ByShuffle(shuffles): ByShuffle,
         durability: Durability,
         said: impl Fn(&Location) -> Option<(Said, Recorded)> + Send + 'static,
-    ) -> Vec<(usize, Recorded)> {
+    ) {
         let (at, folder_ids) = (Arc::clone(folder), self.folder_ids());
         let sync = durability == Durability::Synced;
         let write = move |at: &Folder| {
             let mut all = Vec::new();
             for Records { files, of } in shuffles.values() {
                 let mut bytes = Vec::new();
-                for (index, location) in of {
+                for (_, location) in of {
                     let Some((said, reached)) = said(location) else { continue };
                     let name = Name { partition: location.id.partition, epoch: location.id.epoch };
                     record::put(&mut bytes, name, &said, &folder_ids);
-                    all.push((*index, reached));
+                    all.push((location, reached));
                 }
                 match files.record(&at.disk, &bytes, sync) {
                     Ok(()) | Err(RecordError::Released) => {}
@@ -204,11 +200,16 @@ impl Spill {
             if sync {
                 sync_dir(&at.disk, &at.shuffles_path())?;
             }
-            Ok(all)
+            for (location, reached) in all {
+                let mut state = location.lock();
+                state.disk.recorded = state.disk.recorded.max(reached);
+                state.disk.named_on |= 1 << at.index;
+            }
+            Ok(())
         };
         let job = move || if sync { at.syncing(|| write(&at)) } else { write(&at) };
         let outcome = self.run_within(folder, job).await;
-        self.done(folder, outcome).unwrap_or_default()
+        self.done(folder, outcome);
     }
 
     /// The folder that keeps a location's record: where its bytes go, or, where that takes nothing or there were none, one

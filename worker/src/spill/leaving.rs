@@ -46,7 +46,7 @@ impl Drop for Returned {
     fn drop(&mut self) {
         if self.0.state.swap(RETURNED, Ordering::AcqRel) == LEFT {
             self.0.stuck.fetch_sub(1, Ordering::AcqRel);
-            self.0.folder.work.notify_one();
+            self.0.folder.came_back();
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use mallorn_runtime::clock;
@@ -24,6 +25,11 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// What room is counted in.
 const ROOM_UNIT_BYTES: u64 = 4096;
+
+/// How a read stands: it waits for a thread, a thread has it, or nobody wants it any more.
+const QUEUED: u8 = 0;
+const BEGUN: u8 = 1;
+const GIVEN_UP: u8 = 2;
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
@@ -115,18 +121,26 @@ impl Spill {
         }
         let (at, of) = (Arc::clone(folder), Arc::clone(location));
         let leaving = Leaving::new(folder, &folder.stuck_reads);
-        let returned = leaving.returned();
-        let job = move || {
-            let done = job(&at, &of);
-            drop(returned);
-            done
+        let (returned, turn) = (leaving.returned(), Arc::new(AtomicU8::new(QUEUED)));
+        let job = {
+            let turn = Arc::clone(&turn);
+            move || {
+                // Whoever asked may have given up before its turn came.
+                let begins = turn.compare_exchange(QUEUED, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_ok();
+                let done = begins.then(|| job(&at, &of));
+                drop(returned);
+                done
+            }
         };
         let Ok(read) = clock::timeout(READ_WITHIN, folder.read(job)).await else {
-            leaving.leave();
-            tracing::warn!(event = "disk_hangs", folder = %folder.path.display(), "a read does not come back");
+            // What waits behind others says nothing of the disk.
+            if turn.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                leaving.leave();
+                tracing::warn!(event = "disk_hangs", folder = %folder.path.display(), "a read does not come back");
+            }
             return Err(DiskError::Hangs);
         };
-        let result = read.map_err(|_| DiskError::Ended)?;
+        let result = read.map_err(|_| DiskError::Ended)?.ok_or(DiskError::Ended)?;
         Ok(result.inspect_err(|error| self.read_failed(folder, location, error))?)
     }
 }

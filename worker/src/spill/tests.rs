@@ -97,6 +97,36 @@ async fn what_waits_when_a_worker_is_dropped_holds_neither_memory_nor_folder() {
     assert!(Folder::open(0, 1, &folders[0], &Disk::real()).is_ok());
 }
 
+#[tokio::test]
+async fn what_one_write_has_no_room_for_is_written_by_the_next_ones() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a")]);
+    let wanted = Wanted { copies: Copies::Lone, durability: Durability::Written };
+    let answers = Answers::new(store.metrics.clone());
+    let bytes = vec![1; 200_000];
+    let header = |batch| BatchHeader { map: MapId(0), attempt: Attempt(0), batch: BatchId(batch), length: 199_984 };
+    // Three make an extent; all are queued before anything is written.
+    let push = |partition| {
+        let id = id(1, partition);
+        store.reserve(&application("a"), store.incarnation(), &[id], &wanted).unwrap();
+        let location = store.by_name(&application("a"), id).unwrap();
+        for batch in 0..3 {
+            let mut ask = Asking::new(&answers, 1, 1);
+            location.push(&store.arena, header(batch), Body::Copied(&bytes), &mut ask).unwrap();
+        }
+        location
+    };
+    // More than one write takes.
+    let count = store.spill.write_bytes_max() / 600_000 + 3;
+    let locations: Vec<_> = (0..count as u32).map(push).collect();
+    let written = async {
+        while locations.iter().any(|location| location.lock().log.unwritten() > 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    clock::timeout(Duration::from_secs(20), written).await.expect("all of them are");
+}
+
 /// What the last record of a location at a folder says.
 fn last_said(folder: &Folder, location: &Location) -> Option<Said> {
     let bytes = Disk::real().read(&records_path(&folder.shuffle_path(location.shuffle())), 1 << 20).unwrap();
@@ -169,20 +199,24 @@ fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
 }
 
 /// Reads a location from a folder; the read returns once it is told to.
-fn hanging(store: &Arc<Store>, location: &Arc<Location>, folder: usize, bytes: u64) -> (Told, Outcome) {
+fn hanging(store: &Arc<Store>, location: &Arc<Location>, folder: usize, bytes: u64) -> (Told, Outcome, Begun) {
+    let begun = Begun::default();
+    let at_begin = Arc::clone(&begun);
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let (store, location) = (Arc::clone(store), Arc::clone(location));
     let outcome = mallorn_runtime::task::spawn(async move {
         let job = move |_: &Folder, _: &Location, _: &mut [Slot]| {
+            at_begin.store(true, Ordering::Release);
             let _ = told.recv();
             Ok(())
         };
         store.spill.read_into(&store.spill.folders[folder], &location, bytes, job).await.map(drop)
     });
-    (tell, outcome)
+    (tell, outcome, begun)
 }
 
 type Told = std::sync::mpsc::Sender<()>;
+type Begun = Arc<std::sync::atomic::AtomicBool>;
 type Outcome = tokio::task::JoinHandle<Result<(), DiskError>>;
 
 #[tokio::test]
@@ -194,9 +228,21 @@ async fn a_disk_whose_reads_hang_is_left_and_keeps_no_memory_from_the_others() {
     let share = store.spill.arena.limit_bytes(Pool::Read) / 3;
     // Time that stands still and jumps would be too short for them.
     drop(writers);
-    tokio::time::pause();
     // More than memory has: all but what fits the disk's share waits for room, not for memory.
-    let (hang, outcomes): (Vec<_>, Vec<_>) = (0..32).map(|_| hanging(&store, &location, 0, share / 8)).unzip();
+    let (mut hang, mut outcomes, mut begun) = (Vec::new(), Vec::new(), Vec::new());
+    for (tell, outcome, begins) in (0..32).map(|_| hanging(&store, &location, 0, share / 8)) {
+        hang.push(tell);
+        outcomes.push(outcome);
+        begun.push(begins);
+    }
+    // What only waits for its turn is not stuck.
+    let all_threads = async {
+        while begun.iter().filter(|begun| begun.load(Ordering::Acquire)).count() < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    clock::timeout(Duration::from_secs(20), all_threads).await.expect("reads begin");
+    tokio::time::pause();
     for outcome in outcomes {
         let error = outcome.await.unwrap().unwrap_err();
         assert!(matches!(error, DiskError::Hangs | DiskError::NoMemory), "{error}");
@@ -209,7 +255,7 @@ async fn a_disk_whose_reads_hang_is_left_and_keeps_no_memory_from_the_others() {
     assert!(matches!(refused, Err(DiskError::Hangs)));
     assert_eq!(asked.elapsed(), Duration::ZERO, "nobody waits behind reads that hang");
     tokio::time::resume();
-    let (tell, other) = hanging(&store, &location, 1, share);
+    let (tell, other, _) = hanging(&store, &location, 1, share);
     drop(tell);
     other.await.unwrap().unwrap();
 
@@ -220,7 +266,7 @@ async fn a_disk_whose_reads_hang_is_left_and_keeps_no_memory_from_the_others() {
         }
     };
     clock::timeout(Duration::from_secs(20), back).await.expect("the disk is back");
-    let (tell, again) = hanging(&store, &location, 0, share);
+    let (tell, again, _) = hanging(&store, &location, 0, share);
     drop(tell);
     again.await.unwrap().unwrap();
 }

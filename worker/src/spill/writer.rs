@@ -9,7 +9,7 @@ use mallorn_runtime::clock;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::push::Life;
 use mallorn_worker_core::record::{self, Name, Said};
-use mallorn_worker_core::spill::extent::{Cut, Extent, ExtentPlace};
+use mallorn_worker_core::spill::extent::{Cut, EXTENT_BYTES, Extent, ExtentPlace};
 use mallorn_worker_core::spill::segment::Allocation;
 
 use super::files::{Part, RecordError, Region, ShuffleFiles, ShuffleKey, Sums, Write};
@@ -36,6 +36,14 @@ struct OfShuffle {
     regions: Vec<Region>,
     /// Records that name locations which are new here.
     opened: Vec<u8>,
+}
+
+/// What was not taken into a write.
+enum Left {
+    /// There is more room in the next one.
+    ForNext(Waiting),
+    /// It has nothing to write.
+    Over(Waiting),
 }
 
 /// One write, while it is gathered.
@@ -113,8 +121,13 @@ impl Spill {
         let room = self.write_bytes_max().min(folder.state().room_bytes(self.clock.now()));
         while gathered.bytes < room && gathered.taken.len() < LOCATIONS_MAX {
             let Some(waiting) = folder.next() else { break };
-            if let Err(waiting) = gathered.take(folder, waiting, room) {
-                self.finish(folder, waiting);
+            match gathered.take(folder, waiting, room) {
+                Ok(()) => {}
+                Err(Left::ForNext(waiting)) => {
+                    folder.put_back(waiting);
+                    break;
+                }
+                Err(Left::Over(waiting)) => self.finish(folder, waiting),
             }
         }
         gathered
@@ -206,7 +219,7 @@ impl Spill {
 
 impl Gathered {
     /// Takes what a location has to write, at most what `room` leaves; gives it back where that is nothing.
-    fn take(&mut self, folder: &Folder, waiting: Waiting, room: u64) -> Result<(), Waiting> {
+    fn take(&mut self, folder: &Folder, waiting: Waiting, room: u64) -> Result<(), Left> {
         let location = Arc::clone(&waiting.location);
         let mut state = location.lock();
         let is_taken = || self.taken.iter().any(|taken| Arc::ptr_eq(&taken.waiting.location, &location));
@@ -217,8 +230,13 @@ impl Gathered {
         let is_free = state.log.life() != Life::Gone && !state.disk.is_flying;
         let cuts = if is_free { state.log.cut(room - self.bytes, waiting.whole) } else { Vec::new() };
         if cuts.is_empty() {
+            // A whole extent that this write has no room for is for the next one.
+            if is_free && self.bytes > 0 && state.log.unwritten() >= EXTENT_BYTES {
+                drop(state);
+                return Err(Left::ForNext(waiting));
+            }
             state.disk.is_queued = false;
-            return Err(waiting);
+            return Err(Left::Over(waiting));
         }
         (state.disk.is_flying, state.disk.index) = (true, Some(folder.index));
         let files = folder.files(&location.application, location.id.shuffle);

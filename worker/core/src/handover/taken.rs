@@ -8,6 +8,9 @@ use mallorn_proto::limits::PAGE_LOCATIONS_MAX;
 
 use super::Origins;
 
+/// What a list of locations takes of a message beside them, counted in locations: it names its application.
+const LIST_COST: usize = 25;
+
 /// Locations of one application that were taken over from one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenFrom {
@@ -94,11 +97,13 @@ impl Taken {
             let mut by_worker: BTreeMap<WorkerId, Vec<LocationId>> = BTreeMap::new();
             for (location, entry) in of.iter().filter(|(_, entry)| !entry.is_told) {
                 let origins = entry.origins.all();
-                if origins.len() > room {
+                let lists = origins.iter().filter(|origin| !by_worker.contains_key(origin)).count();
+                let cost = origins.len() + lists * LIST_COST;
+                if cost > room {
                     is_full = true;
                     break;
                 }
-                room -= origins.len();
+                room -= cost;
                 for origin in origins {
                     by_worker.entry(*origin).or_default().push(*location);
                 }
@@ -157,14 +162,15 @@ mod tests {
     fn all_that_had_a_location_are_told_of_in_one_page() {
         let (mut taken, application) = (Taken::default(), Application { name: "a".to_owned(), instance: Instance(1) });
         let origins = Origins::new(&[WorkerId(1), WorkerId(2)], WorkerId(3), WorkerId(9));
-        for partition in 0..PAGE_LOCATIONS_MAX as u32 / 3 + 1 {
+        let fit = (PAGE_LOCATIONS_MAX - 3 * LIST_COST) / 3;
+        for partition in 0..=fit as u32 {
             taken.note(&application, id(0, partition), origins.clone());
         }
         let page = taken.page();
-        assert_eq!(page.iter().map(|from| from.locations.len()).collect::<Vec<_>>(), [PAGE_LOCATIONS_MAX / 3; 3]);
+        assert_eq!(page.iter().map(|from| from.locations.len()).collect::<Vec<_>>(), [fit; 3]);
         taken.told(&page);
         let page = taken.page();
-        let last = id(0, PAGE_LOCATIONS_MAX as u32 / 3);
+        let last = id(0, fit as u32);
         let froms: Vec<_> = page.iter().map(|from| (from.from.0, &from.locations[..])).collect();
         assert_eq!(froms, [(1, &[last][..]), (2, &[last]), (3, &[last])]);
         taken.told(&page);
