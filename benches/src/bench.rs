@@ -104,14 +104,9 @@ pub(crate) async fn run(scenario: &Scenario, setup: &Setup, progress: &Progress)
     let source = Source::new(shape.codec != Compression::None);
     let load = Load::new(&source, &summary::one_shuffle(scenario), tasks).ok_or_else(too_little)?;
     let cluster = start_cluster(scenario, setup).await?;
-    let master = match (&cluster, &setup.endpoint) {
-        (Some(cluster), _) => cluster.master().to_string(),
-        (None, endpoint) => endpoint.clone().unwrap_or_default(),
-    };
+    let master = master(cluster.as_ref(), setup.endpoint.as_deref());
     let config = LifecycleConfig { master, durability: shape.durability, ..LifecycleConfig::default() };
-    let random = Random::from_system();
-    let name = format!("bench-{:08x}", random.id() >> 32);
-    let manager = LifecycleManager::start(&name, config, random).await?;
+    let manager = start_application("bench", config, &Random::from_system()).await?;
     let clients = connect(scenario, &manager)
         .await
         .map_err(|source| BenchError::Shuffle { scenario: scenario.name, source: source.into() })?;
@@ -136,13 +131,29 @@ pub(crate) async fn run(scenario: &Scenario, setup: &Setup, progress: &Progress)
     let sampler = Sampler::start(&clients, stage.meter.clone());
     let measured = stage.measure(progress).await;
     let series = sampler.stop().await;
-    // A cluster that goes on must not keep what was shuffled.
-    let told = manager.stop().await;
-    let measured = measured?;
-    if let Err(error) = told {
+    end_application(manager).await;
+    Ok(summary::outcome(scenario, setup.runs, &load, &measured?, series))
+}
+
+/// The master of a cluster of our own, or of the one that runs.
+pub(crate) fn master(cluster: Option<&Cluster>, endpoint: Option<&str>) -> String {
+    cluster.map(|cluster| cluster.master().to_string()).or(endpoint.map(str::to_owned)).unwrap_or_default()
+}
+
+/// Starts an application under a name of its own: a second one on the same cluster must not fence the first.
+pub(crate) async fn start_application(
+    kind: &str,
+    config: LifecycleConfig,
+    random: &Random,
+) -> Result<LifecycleManager, StartError> {
+    LifecycleManager::start(&format!("{kind}-{:08x}", random.id() >> 32), config, random.clone()).await
+}
+
+/// Ends it: a cluster that goes on must not keep what was shuffled.
+pub(crate) async fn end_application(manager: LifecycleManager) {
+    if let Err(error) = manager.stop().await {
         eprintln!("the cluster was not told that the application is over: {error}; its lease will end it");
     }
-    Ok(summary::outcome(scenario, setup.runs, &load, &measured, series))
 }
 
 async fn start_cluster(scenario: &Scenario, setup: &Setup) -> Result<Option<Cluster>, BenchError> {

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use mallorn_client::{
-    ClientConfig, Compression, ConnectError, Durability, LifecycleConfig, LifecycleManager, ShuffleClient, StartError,
-};
+use mallorn_client::{ClientConfig, Compression, ConnectError, Durability, LifecycleConfig, ShuffleClient, StartError};
 use mallorn_runtime::config::ByteSize;
 use mallorn_runtime::disk::{Disk, FileError, ReadError, ReplaceError};
 use mallorn_runtime::random::Random;
@@ -303,11 +301,11 @@ async fn run_cluster(args: ClusterArgs) -> Result<ExitCode, CommandError> {
         if let Some(path) = &args.json {
             write_results(path, &results)?;
         }
+        if let Some(path) = &args.plot {
+            Disk::real().replace(path, plot::overview(&results).as_bytes())?;
+        }
     }
     drop(progress);
-    if let Some(path) = &args.plot {
-        Disk::real().replace(path, plot::overview(&results).as_bytes())?;
-    }
     print!("{results}");
     Ok(ExitCode::SUCCESS)
 }
@@ -320,6 +318,7 @@ async fn run_growth(args: GrowthArgs) -> Result<ExitCode, CommandError> {
         folder: args.out.clone(),
         runs: args.runs,
     };
+    Disk::real().make_dir(&args.out)?;
     let all = growth::run(&setup).await?;
     let json = serde_json::to_vec_pretty(&all).expect("numbers and names are JSON");
     Disk::real().replace(&args.out.join("growth.json"), &json)?;
@@ -340,11 +339,10 @@ async fn run_terasort(args: TerasortArgs) -> Result<ExitCode, CommandError> {
             Some(Cluster::start(&cluster::find_mallorn(args.mallorn)?, &workers).await?)
         }
     };
-    let master = cluster.as_ref().map(|cluster| cluster.master().to_string()).or(args.endpoint).unwrap_or_default();
+    let master = bench::master(cluster.as_ref(), args.endpoint.as_deref());
     let config = LifecycleConfig { master, copies: args.copies, ..LifecycleConfig::default() };
     let random = Random::from_system();
-    let name = format!("terasort-{:08x}", random.id() >> 32);
-    let manager = LifecycleManager::start(&name, config, random.clone()).await?;
+    let manager = bench::start_application("terasort", config, &random).await?;
     let client = ShuffleClient::connect(manager.address(), ClientConfig::default(), random, &Registry::new()).await?;
     let options = terasort::Options {
         size_bytes: args.size.0,
@@ -357,9 +355,7 @@ async fn run_terasort(args: TerasortArgs) -> Result<ExitCode, CommandError> {
     let told = |stage: Stage, bytes: u64| progress.at(stage.name(), stage.before(args.size.0) + bytes);
     let sorted = terasort::run(&manager, &client, FIRST_SHUFFLE, options, &told).await;
     drop(progress);
-    if let Err(error) = manager.stop().await {
-        eprintln!("the cluster was not told that the application is over: {error}; its lease will end it");
-    }
+    bench::end_application(manager).await;
     println!("{}", sorted?);
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mallorn_runtime::clock;
-use mallorn_runtime::disk::{BLOCK_BYTES, Disk, File, FileError, OpenHow, RunBuffer, RunWriter};
+use mallorn_runtime::disk::{Disk, File, FileError, OpenHow, RunBuffer, RunWriter};
 use mallorn_runtime::telemetry::process::{UsageError, usage};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -20,8 +20,8 @@ const GIB: f64 = (1 << 30) as f64;
 const MIB: f64 = (1 << 20) as f64;
 /// A segment, as the worker's largest are.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
-/// Files that are kept open; beyond them each write opens its own.
-const OPEN_MAX: usize = 900;
+/// Files that are kept open, with two descriptors each; beyond them each write opens its own.
+const OPEN_MAX: usize = 450;
 
 /// Where extents go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -107,7 +107,7 @@ fn measure(folder: &TempDir, case: Case, total_bytes: u64) -> Result<Measured, D
     let mut writer = Writer {
         folder: folder.path(),
         case,
-        open: BTreeMap::new(),
+        open: OpenFiles::of(case),
         buffer: RunBuffer::default(),
         ends: BTreeMap::new(),
     };
@@ -135,7 +135,7 @@ fn measure(folder: &TempDir, case: Case, total_bytes: u64) -> Result<Measured, D
 struct Writer<'a> {
     folder: &'a Path,
     case: Case,
-    open: BTreeMap<PathBuf, File>,
+    open: OpenFiles,
     buffer: RunBuffer,
     /// Bytes of each file.
     ends: BTreeMap<PathBuf, u64>,
@@ -148,16 +148,7 @@ impl Writer<'_> {
             Layout::FilePerPartition => u64::from(partition),
         };
         let path = self.folder.join(format!("{number:06}"));
-        let file = match self.open.get(&path) {
-            Some(file) => file.clone(),
-            None => {
-                let file = open(&path, self.case.past_cache)?;
-                if self.open.len() < OPEN_MAX {
-                    self.open.insert(path.clone(), file.clone());
-                }
-                file
-            }
-        };
+        let file = self.open.get(&path)?;
         let end = self.ends.entry(path.clone()).or_default();
         let place = Place { file: path, offset: *end };
         *end += payload.len() as u64;
@@ -168,28 +159,38 @@ impl Writer<'_> {
     }
 }
 
-fn open(path: &Path, past_cache: bool) -> Result<File, FileError> {
-    if past_cache { Disk::real().open_past_cache(path) } else { Disk::real().open(path, OpenHow::Write) }
+/// Files that stay open as far as there may be so many.
+struct OpenFiles {
+    past_cache: bool,
+    files: BTreeMap<PathBuf, File>,
+}
+
+impl OpenFiles {
+    fn of(case: Case) -> Self {
+        Self { past_cache: case.past_cache, files: BTreeMap::new() }
+    }
+
+    fn get(&mut self, path: &Path) -> Result<File, FileError> {
+        if let Some(file) = self.files.get(path) {
+            return Ok(file.clone());
+        }
+        let disk = Disk::real();
+        let file = if self.past_cache { disk.open_past_cache(path)? } else { disk.open(path, OpenHow::Write)? };
+        if self.files.len() < OPEN_MAX {
+            self.files.insert(path.to_owned(), file.clone());
+        }
+        Ok(file)
+    }
 }
 
 fn read(places: &BTreeMap<u32, Vec<Place>>, case: Case, bytes: u64) -> Result<Step, DiskBenchError> {
     // Aligned, as slots of the worker's arena are.
-    let mut memory = vec![0; case.extent_bytes as usize + BLOCK_BYTES];
-    let aligned = memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
-    let into = &mut memory[aligned..aligned + case.extent_bytes as usize];
-    let mut open_files: BTreeMap<&Path, File> = BTreeMap::new();
+    let mut buffer = RunBuffer::default();
+    let into = &mut buffer.aligned()[..case.extent_bytes as usize];
+    let mut open = OpenFiles::of(case);
     let start = Reading::now()?;
     for place in places.values().flatten() {
-        let file = match open_files.get(place.file.as_path()) {
-            Some(file) => file.clone(),
-            None => {
-                let file = open(&place.file, case.past_cache)?;
-                if open_files.len() < OPEN_MAX / 2 {
-                    open_files.insert(&place.file, file.clone());
-                }
-                file
-            }
-        };
+        let file = open.get(&place.file)?;
         file.read_blocks_at(into, place.offset, case.extent_bytes as usize)?;
     }
     start.until(bytes)

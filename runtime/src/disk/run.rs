@@ -31,7 +31,8 @@ impl Default for RunBuffer {
 }
 
 impl RunBuffer {
-    fn aligned(&mut self) -> &mut [u8] {
+    /// All of it: 1 MiB, aligned to blocks.
+    pub fn aligned(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + BUFFER_BYTES]
     }
 }
@@ -118,6 +119,13 @@ mod tests {
             assert!(blocks.aligned()[..wanted] == bytes[..wanted], "past the cache, at {offset}");
         }
         let mut blocks = RunBuffer::default();
+        // What does not fit the disk's blocks goes through the cache, from then on everything.
+        let mut bytes = RunBuffer::default();
+        bytes.aligned()[1..6].copy_from_slice(b"inner");
+        file.write_blocks_at(&bytes.aligned()[1..6], 9).unwrap();
+        let mut read = [0; 5];
+        file.read_at(&mut read, 9).unwrap();
+        assert_eq!((&read, file.is_past_cache()), (b"inner", false));
         let beyond = file.read_blocks_at(&mut blocks.aligned()[..BLOCK_BYTES], 1 << 30, 1);
         assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 
 use crate::memory::arena::View;
 
+// A core knows no disks; it is the same block.
+const _: () = assert!(BLOCK_BYTES == mallorn_runtime::disk::BLOCK_BYTES as u64);
+
 /// Segments kept open in one folder, with two descriptors each; more are opened again when they are needed.
 const OPEN_MAX: usize = 256;
 

@@ -197,7 +197,7 @@ impl Folder {
 
     /// Does what syncs. Once a sync has failed none is made any more: it would find nothing left to write, and take what was
     /// lost for safe. Blocks.
-    pub(super) fn syncing<T>(&self, sync: impl FnOnce() -> Result<T, RecordError>) -> Result<T, RecordError> {
+    pub(super) fn syncing(&self, sync: impl FnOnce() -> Result<(), RecordError>) -> Result<(), RecordError> {
         if self.has_lost_sync.load(Ordering::Acquire) {
             return Err(RecordError::Sync(io::Error::other("a sync of this disk has failed before")));
         }

@@ -18,8 +18,8 @@ use crate::memory::location::{Location, Recorded};
 /// Records of one shuffle that are written together.
 struct Records {
     files: Arc<ShuffleFiles>,
-    /// What they are of, with the caller's index.
-    of: Vec<(usize, Arc<Location>)>,
+    /// What they are of.
+    of: Vec<Arc<Location>>,
 }
 
 /// Records that are written together at one folder.
@@ -27,10 +27,10 @@ struct Records {
 struct ByShuffle(BTreeMap<ShuffleKey, Records>);
 
 impl ByShuffle {
-    fn add(&mut self, folder: &Folder, index: usize, location: &Arc<Location>) {
+    fn add(&mut self, folder: &Folder, location: &Arc<Location>) {
         let files = folder.files(&location.application, location.id.shuffle);
         let records = self.0.entry(files.key()).or_insert_with(|| Records { files, of: Vec::new() });
-        records.of.push((index, Arc::clone(location)));
+        records.of.push(Arc::clone(location));
     }
 }
 
@@ -93,30 +93,30 @@ impl Spill {
         };
         let began = self.clock.now();
         let outcome = self.run_within(folder, move || at.syncing(|| sync(&at))).await;
-        let synced = self.done(folder, outcome).is_some();
+        let synced = self.is_done(folder, outcome);
         if synced {
             self.metrics.spill.synced(self.clock.now().saturating_sub(began));
         }
         synced
     }
 
-    /// What a job has done; where it failed, the disk is judged by that.
-    fn done<T>(&self, folder: &Folder, outcome: Option<Result<T, RecordError>>) -> Option<T> {
-        match outcome? {
-            Ok(done) => return Some(done),
-            Err(RecordError::Sync(error)) => {
+    /// Whether a job was done; where it failed, the disk is judged by that.
+    fn is_done(&self, folder: &Folder, outcome: Option<Result<(), RecordError>>) -> bool {
+        match outcome {
+            Some(Ok(())) => return true,
+            Some(Err(RecordError::Sync(error))) => {
                 tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
                 folder.judge(self.clock.now(), DiskState::failed);
             }
-            Err(RecordError::Io(error)) => folder.erred(self.clock.now(), &error),
-            Err(RecordError::Released) => {}
+            Some(Err(RecordError::Io(error))) => folder.erred(self.clock.now(), &error),
+            Some(Err(RecordError::Released)) | None => {}
         }
-        None
+        false
     }
 
     /// Writes the records of locations whose bytes are on disk.
     async fn record(&self, locations: &[Arc<Location>], kept: &mut [bool], durability: Durability) {
-        let mut by_folder: BTreeMap<u16, ByShuffle> = BTreeMap::new();
+        let (mut by_folder, mut placed): (BTreeMap<u16, ByShuffle>, Vec<usize>) = Default::default();
         for (index, location) in locations.iter().enumerate() {
             let is_missing = wanted(location, durability).is_some();
             let folder = if kept[index] && is_missing { self.home(location) } else { None };
@@ -125,7 +125,8 @@ impl Spill {
             let state = location.lock();
             if state.log.life() != Life::Gone {
                 // Under the lock, so that a release finds these files, and none are made after it.
-                by_folder.entry(folder.index).or_default().add(folder, index, location);
+                by_folder.entry(folder.index).or_default().add(folder, location);
+                placed.push(index);
             }
         }
         for (disk, shuffles) in by_folder {
@@ -136,11 +137,10 @@ impl Spill {
                 Some((Said::Whole(whole), reached))
             };
             let folder = &self.folders[usize::from(disk)];
-            let placed: Vec<usize> = shuffles.0.values().flat_map(|of| of.of.iter().map(|(index, _)| *index)).collect();
             self.record_at(folder, shuffles, durability, said).await;
-            // Another call may have been before this one.
-            placed.into_iter().for_each(|index| kept[index] = wanted(&locations[index], durability).is_none());
         }
+        // Another call may have been before this one.
+        placed.into_iter().for_each(|index| kept[index] = wanted(&locations[index], durability).is_none());
     }
 
     /// Whether a location would be found after a restart as it is now.
@@ -159,9 +159,9 @@ impl Spill {
         let named_on: Vec<u64> = locations.iter().map(named_on).collect();
         for folder in &self.folders {
             let mut shuffles = ByShuffle::default();
-            for (index, location) in locations.iter().enumerate() {
-                if named_on[index] & (1 << folder.index) != 0 {
-                    shuffles.add(folder, index, location);
+            for (location, named_on) in locations.iter().zip(&named_on) {
+                if named_on & (1 << folder.index) != 0 {
+                    shuffles.add(folder, location);
                 }
             }
             if !shuffles.0.is_empty() {
@@ -186,7 +186,7 @@ impl Spill {
             let mut all = Vec::new();
             for Records { files, of } in shuffles.values() {
                 let mut bytes = Vec::new();
-                for (_, location) in of {
+                for location in of {
                     let Some((said, reached)) = said(location) else { continue };
                     let name = Name { partition: location.id.partition, epoch: location.id.epoch };
                     record::put(&mut bytes, name, &said, &folder_ids);
@@ -209,7 +209,7 @@ impl Spill {
         };
         let job = move || if sync { at.syncing(|| write(&at)) } else { write(&at) };
         let outcome = self.run_within(folder, job).await;
-        self.done(folder, outcome);
+        self.is_done(folder, outcome);
     }
 
     /// The folder that keeps a location's record: where its bytes go, or, where that takes nothing or there were none, one

@@ -63,7 +63,7 @@ async fn what_a_failed_sync_has_lost_is_never_taken_for_synced() {
     assert_eq!(seal(&store, id(1, 1), Durability::Written).await, Sealing::Sealed { batches: 1 });
     let at = usize::from(location.lock().disk.index.unwrap());
     // Two commits sync at once: the second finds what the first one has lost as it would be after any sync.
-    let failed = store.spill.folders[at].syncing::<()>(|| Err(RecordError::Sync(std::io::Error::other("on purpose"))));
+    let failed = store.spill.folders[at].syncing(|| Err(RecordError::Sync(std::io::Error::other("on purpose"))));
     assert!(failed.is_err());
     assert_eq!(seal(&store, id(1, 1), Durability::Synced).await, Sealing::NotDurable);
     pushed(&store, id(1, 2), Durability::Synced);

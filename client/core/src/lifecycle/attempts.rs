@@ -8,8 +8,9 @@
 //! A dead attempt can't end any more, and an ended one can't die: being declared failed has no effect on it.
 //!
 //! Memory: about 120 bytes for a live attempt and 50 for one that is over; 130 more for one whose data may be read, with 8
-//! for each further run of the partitions that it touched, or a bit for each partition; 24 for a partition's sum. There is nothing else per (map,
-//! partition) pair. Time: a call costs what it names, not what the shuffle holds; an expiry looks at live attempts only.
+//! for each further run of the partitions that it touched, or a bit for each partition; 24 for a partition's sum. There is
+//! nothing else per (map, partition) pair. Time: a call costs what it names, not what the shuffle holds; an expiry looks at
+//! live attempts only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

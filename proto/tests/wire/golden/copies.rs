@@ -10,6 +10,7 @@ const SEAL: u64 = 0xd0d1_d2d3_d4d5_d6d7;
 pub(super) fn golden() -> Vec<Golden> {
     let mut all = worker();
     all.extend(handover());
+    all.push(stuck_drain());
     all.extend(master());
     all
 }
@@ -77,6 +78,10 @@ fn worker() -> Vec<Golden> {
             },
         ),
     ]
+}
+
+fn stuck_drain() -> Golden {
+    message("worker_drain_needs_hand_over_reply", v1::DrainReply { needs_hand_over: true, ..Default::default() })
 }
 
 fn handover() -> Vec<Golden> {
