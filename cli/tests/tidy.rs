@@ -31,8 +31,8 @@ const UNFINISHED: [&str; 5] = [
 const GLOBALS: [&str; 4] =
     [concat!("Lazy", "Lock"), concat!("Once", "Lock"), concat!("lazy", "_static"), concat!("static", " mut ")];
 
-/// What a core may depend on: the contract, and the derive of its error texts.
-const CORE_DEPENDENCIES: [&str; 2] = ["mallorn-proto", "thiserror"];
+/// What a core may depend on: the contract, the derive of its error texts, and what its tests break on purpose.
+const CORE_DEPENDENCIES: [&str; 3] = ["mallorn-proto", "mallorn-sabotage", "thiserror"];
 
 /// What reaches out of a core. Modules of `std` are imported one by one, so that they are seen here.
 const OUTSIDE: [&str; 11] = [
@@ -50,19 +50,22 @@ const OUTSIDE: [&str; 11] = [
 ];
 
 /// Who may depend on whom among our crates; nobody stands before what it depends on.
-const DIRECTION: [(&str, &[&str]); 11] = [
+const DIRECTION: [(&str, &[&str]); 12] = [
+    ("mallorn-sabotage", &[]),
     ("mallorn-proto", &[]),
     ("mallorn-runtime", &["mallorn-proto"]),
-    ("mallorn-master-core", &["mallorn-proto"]),
-    ("mallorn-worker-core", &["mallorn-proto"]),
-    ("mallorn-client-core", &["mallorn-proto"]),
+    ("mallorn-master-core", &CORE),
+    ("mallorn-worker-core", &CORE),
+    ("mallorn-client-core", &CORE),
     ("mallorn-master", &["mallorn-proto", "mallorn-runtime", "mallorn-master-core"]),
-    ("mallorn-worker", &["mallorn-proto", "mallorn-runtime", "mallorn-worker-core"]),
-    ("mallorn-client", &["mallorn-proto", "mallorn-runtime", "mallorn-client-core"]),
+    ("mallorn-worker", &["mallorn-proto", "mallorn-sabotage", "mallorn-runtime", "mallorn-worker-core"]),
+    ("mallorn-client", &["mallorn-proto", "mallorn-sabotage", "mallorn-runtime", "mallorn-client-core"]),
     ("mallorn", &SHELLS),
     ("mallorn-bench", &BENCH),
-    ("mallorn-sim", &SHELLS),
+    ("mallorn-sim", &SIM),
 ];
+
+const CORE: [&str; 2] = ["mallorn-proto", "mallorn-sabotage"];
 
 /// It drives the client, and measures the pure parts alone.
 const BENCH: [&str; 6] = [
@@ -73,6 +76,9 @@ const BENCH: [&str; 6] = [
     "mallorn-worker-core",
     "mallorn-client-core",
 ];
+
+const SIM: [&str; 6] =
+    ["mallorn-proto", "mallorn-sabotage", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client"];
 
 const SHELLS: [&str; 5] = ["mallorn-proto", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client"];
 

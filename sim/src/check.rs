@@ -26,7 +26,7 @@ pub(crate) fn all(seeds: u64, first_seed: u64) -> bool {
 /// Whether this is noticed; `false` also when there was nothing to spoil.
 fn is_noticed(sabotage: Sabotage) -> bool {
     for seed in 1..=SABOTAGE_SEEDS {
-        let report = run::run(sabotage.scenario(), seed, Some(sabotage));
+        let report = run::run(sabotage.scenario(), seed, Some(sabotage), false);
         if let Some(wrong) = report.wrong.first() {
             println!("sabotage {sabotage:?}, seed {seed}: noticed: {wrong}");
             return true;

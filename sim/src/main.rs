@@ -131,7 +131,7 @@ fn run_seeds(seeds: u64, first_seed: u64, scenario: Option<Scenario>) -> bool {
 
 /// The one run of this process.
 fn replay(seed: u64, scenario: Scenario, trace: Option<&Path>) -> bool {
-    let report = run::run(scenario, seed, None);
+    let report = run::run(scenario, seed, None, trace.is_some());
     let good = print(&report);
     let Some(path) = trace else { return good };
     match mallorn_runtime::disk::Disk::real().replace(path, report.trace.as_bytes()) {

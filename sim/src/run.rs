@@ -20,8 +20,9 @@ use crate::scenario::Scenario;
 use crate::setup::Setup;
 use crate::trace::{self, Trace};
 
-/// How much simulated time passes in one step, for each host in turn.
-const STEP: Duration = Duration::from_millis(1);
+/// How much simulated time passes in one step, for each host in turn. Every message is under way for one step at least, so
+/// that between any two waits on the network something can strike. Half the steps are half the cost.
+const STEP: Duration = Duration::from_millis(2);
 /// How long after everything was healed the job may take to its end: dead connections are given up after 20 s, calls
 /// after 30, and one may have to wait for the other.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(180);
@@ -63,15 +64,15 @@ pub(crate) struct Report {
 
 /// Runs a seed of a scenario. The first run of a process is the same in every process; the next ones in it are not, for
 /// the async runtime counts its tasks and seeds over the whole process.
-pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report {
+pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_trace: bool) -> Report {
     // What was drawn on the main thread before does not matter on a new one.
-    let run = std::thread::scope(|scope| scope.spawn(|| run_here(scenario, seed, sabotage)).join());
+    let run = std::thread::scope(|scope| scope.spawn(|| run_here(scenario, seed, sabotage, keeps_trace)).join());
     run.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Report {
+fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_trace: bool) -> Report {
     let setup = scenario.draw(seed);
-    let trace = Trace::default();
+    let trace = if keeps_trace { Trace::kept() } else { Trace::default() };
     let (oracle, board) = (Oracle::new(trace.clone()), Board::default());
     let world = World {
         seed,

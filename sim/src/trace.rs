@@ -15,10 +15,10 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
-/// A run's trace; clones write to the same one.
+/// A run's trace; clones write to the same one. It costs as much as the run, so it is kept only where somebody wants it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace {
-    inner: Arc<Mutex<Inner>>,
+    inner: Option<Arc<Mutex<Inner>>>,
 }
 
 #[derive(Debug, Default)]
@@ -29,35 +29,46 @@ struct Inner {
 }
 
 impl Trace {
+    /// One that keeps what it is told.
+    pub(crate) fn kept() -> Self {
+        Self { inner: Some(Arc::default()) }
+    }
+
     /// Runs `work` with every event logged in it going here.
     pub(crate) fn record<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.inner.is_none() {
+            return work();
+        }
         let subscriber = tracing_subscriber::registry().with(self.clone());
         tracing::subscriber::with_default(subscriber, work)
     }
 
     /// The simulation has come to this moment.
     pub(crate) fn advance(&self, elapsed: Duration) {
-        self.inner.lock().elapsed = elapsed;
+        if let Some(inner) = &self.inner {
+            inner.lock().elapsed = elapsed;
+        }
     }
 
     /// Adds a line of the simulation itself.
     pub(crate) fn say(&self, line: impl fmt::Display) {
-        let at = self.now();
-        let mut inner = self.inner.lock();
+        let Some(kept) = &self.inner else { return };
+        let at = now(kept);
+        let mut inner = kept.lock();
         begin(&mut inner.text, at, "sim", Level::INFO);
         let _ = writeln!(inner.text, "{line}");
     }
 
     /// Everything so far.
     pub(crate) fn text(&self) -> String {
-        self.inner.lock().text.clone()
+        self.inner.as_ref().map(|inner| inner.lock().text.clone()).unwrap_or_default()
     }
+}
 
-    /// A process's own time where one runs. While a crashed one is taken down there is no clock that could be asked.
-    fn now(&self) -> Duration {
-        let running = tokio::runtime::Handle::try_current().is_ok();
-        running.then(turmoil::sim_elapsed).flatten().unwrap_or_else(|| self.inner.lock().elapsed)
-    }
+/// A process's own time where one runs. While a crashed one is taken down there is no clock that could be asked.
+fn now(inner: &Mutex<Inner>) -> Duration {
+    let running = tokio::runtime::Handle::try_current().is_ok();
+    running.then(turmoil::sim_elapsed).flatten().unwrap_or_else(|| inner.lock().elapsed)
 }
 
 fn begin(text: &mut String, at: Duration, node: &str, level: Level) {
@@ -82,11 +93,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Trace {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let at = self.now();
+        let Some(kept) = &self.inner else { return };
+        let at = now(kept);
         let span = context.event_span(event);
         let extensions = span.as_ref().map(|span| span.extensions());
         let node = extensions.as_ref().and_then(|extensions| extensions.get::<Node>());
-        let mut inner = self.inner.lock();
+        let mut inner = kept.lock();
         begin(&mut inner.text, at, node.map_or("sim", |node| &node.0), *event.metadata().level());
         let _ = write!(inner.text, "{}:", event.metadata().target());
         event.record(&mut Fields(&mut inner.text));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::commit::{Freezing, Sealing};
 use mallorn_worker_core::push::Life;
 
@@ -21,6 +22,7 @@ impl Store {
         let locations = self.by_names(application, ids);
         let freeze = |location: &Option<Arc<Location>>| match location {
             Some(location) => self.freeze_one(location),
+            None if sabotage::is(Sabotage::UnknownLocationAnsweredAsEmpty) => Freezing::Acked(0),
             None => Freezing::Unknown,
         };
         locations.iter().map(freeze).collect()
@@ -67,6 +69,7 @@ impl Store {
         let seal = |(location, (_, seal, length)): (&Option<Arc<Location>>, &(LocationId, SealId, u64))| match location
         {
             Some(location) => self.seal_one(location, durability, *seal, *length),
+            None if sabotage::is(Sabotage::UnknownLocationAnsweredAsEmpty) => Sealing::Sealed { batches: 0 },
             None => Sealing::Unknown,
         };
         let mut sealings: Vec<_> = locations.iter().zip(seals).map(seal).collect();

@@ -19,6 +19,7 @@ use mallorn_proto::status::Status;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Inbound, Incoming, Outbound};
 use mallorn_runtime::task::Shutdown;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::memory::Pool;
 
 use self::answers::{Answers, Asking, UNDECIDED};
@@ -301,6 +302,7 @@ impl Appender<'_> {
                 self.store.shed_waiting();
                 UNDECIDED
             }
+            Err(_) if sabotage::is(Sabotage::AckBeforeAppend) => self.counted(Status::Success, length),
             Err(NotAppended::Closed | NotAppended::NoMemory) => self.counted(Status::HardSplit, length),
         }
     }

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use mallorn_proto::id::{Attempt, BatchId, MapId};
+use mallorn_proto::range_set::RangeSet;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use crate::push::BatchSum;
-use mallorn_proto::range_set::RangeSet;
 
 /// The attempts whose batches count, by map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl Chosen {
     /// Whether batches of this attempt count.
     #[must_use]
     pub fn counts(&self, map: MapId, attempt: Attempt) -> bool {
-        self.attempts.get(&map) == Some(&attempt)
+        self.attempts.get(&map) == Some(&attempt) || sabotage::is(Sabotage::LoserDelivered)
     }
 }
 
@@ -101,14 +102,15 @@ impl PartitionRead {
     /// Whether this batch of a chosen attempt was delivered before; asked before its payload is checked.
     #[must_use]
     pub fn is_repeat(&self, map: MapId, batch: BatchId) -> bool {
-        self.maps.get(&map).is_some_and(|seen| seen.ids.contains(batch.0))
+        let is_known = self.maps.get(&map).is_some_and(|seen| seen.ids.contains(batch.0));
+        is_known && !sabotage::is(Sabotage::RepeatDelivered)
     }
 
     /// Takes a verified batch of a chosen attempt; `false` when it is a repeat and must not be delivered.
     pub fn take(&mut self, offered: &Offered) -> bool {
         let seen = self.maps.entry(offered.map).or_default();
         if !seen.ids.insert(offered.batch.0) {
-            return false;
+            return sabotage::is(Sabotage::RepeatDelivered);
         }
         if offered.last {
             seen.count = Some(offered.batch.0 + 1);
@@ -122,6 +124,9 @@ impl PartitionRead {
     /// # Errors
     /// `Maps` or `Sum`: the partition must not be reported as ended.
     pub fn finish(&self) -> Result<(), Incomplete> {
+        if sabotage::is(Sabotage::LossTakenForTheEnd) {
+            return Ok(());
+        }
         let whole = |map: &MapId| {
             self.maps.get(map).is_some_and(|seen| seen.count.is_some_and(|count| seen.ids.is_dense(count)))
         };

@@ -1,6 +1,7 @@
 //! What readers ask: which attempts count, and which sealed locations hold their batches.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use mallorn_proto::limits::{PAGE_MAPS_MAX, WORKERS_MAX};
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_runtime::clock;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use super::pages::{AddressTable, ITEMS_MAX};
 use super::workers::Found;
@@ -24,7 +26,10 @@ pub(super) async fn read(
     let wait = Duration::from_millis(request.wait_ms).min(LIFECYCLE_WAIT_MAX);
     let deadline = clock::now() + wait;
     let mut changes = shared.changes.subscribe();
-    let mut generation = begin(shared, &request)?;
+    let mut generation = match begin(shared, &request) {
+        Err(error) if is_emptied(&error) => return Ok(nothing(range(request.partitions)?)),
+        begun => begun?,
+    };
     // Only the read's first call names no generation: what is opened after it is not the read's business.
     if request.by_tokens && request.generation.is_none() {
         let partitions = range(request.partitions)?;
@@ -44,6 +49,20 @@ pub(super) async fn read(
             return Ok(v1::PlanReadReply { pending: true, generation: generation.0, ..v1::PlanReadReply::default() });
         }
     }
+}
+
+/// Whether a shuffle that was released is answered for as if it were empty.
+fn is_emptied(error: &LifecycleError) -> bool {
+    sabotage::is(Sabotage::ReleasedShuffleAnsweredAsEmpty) && error.reason() == Some(Reason::Released)
+}
+
+fn nothing(partitions: Range<u32>) -> v1::PlanReadReply {
+    let empty = |partition| v1::PartitionPlan {
+        partition,
+        sum: Some(v1::PartitionSum { partition, ..v1::PartitionSum::default() }),
+        ..v1::PartitionPlan::default()
+    };
+    v1::PlanReadReply { partitions: partitions.map(empty).collect(), ..v1::PlanReadReply::default() }
 }
 
 /// Checks the request and pins its generation.
@@ -134,7 +153,7 @@ pub(super) fn winners(
     request: &v1::ListWinnersRequest,
 ) -> Result<v1::ListWinnersReply, LifecycleError> {
     let partitions = range(request.partitions)?;
-    shared.with(|truth| {
+    let listed = shared.with(|truth| {
         let state = truth.lifecycle.generation(request.shuffle, Generation(request.generation))?;
         let named = named(state, request)?;
         let (mut winners, mut items) = (Vec::new(), 0);
@@ -148,7 +167,11 @@ pub(super) fn winners(
             winners.push(v1::Winner { map, attempt, token: winner.token.0, touched: touched.to_wire() });
         }
         Ok(v1::ListWinnersReply { winners })
-    })
+    });
+    match listed {
+        Err(error) if is_emptied(&error) => Ok(v1::ListWinnersReply::default()),
+        listed => listed,
+    }
 }
 
 fn named<'a>(

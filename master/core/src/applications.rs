@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use mallorn_proto::id::{Application, Instance};
 use mallorn_proto::range_set::RangeSet;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use crate::{APPLICATIONS_MAX, INSTANCES_MAX, ORDERED_APPLICATIONS_MAX, ORDERED_RANGES_MAX, RELEASED_RANGES_TOTAL_MAX};
 
@@ -247,7 +248,7 @@ impl Applications {
     /// What a worker that holds this is to delete: what is over or released, and once the master is one lease old also
     /// what no lifecycle manager has spoken for. Before that nothing at all.
     pub(crate) fn orders(&mut self, now: Duration, lease: Duration, held: Vec<Held>) -> Orders {
-        let is_young = now < lease;
+        let is_young = now < lease && !sabotage::is(Sabotage::YoungMasterDeletes);
         let mut orders = Orders::default();
         let mut ranges_left = ORDERED_RANGES_MAX;
         for Held { application, shuffles } in held {

@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, WorkerId};
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use crate::Master;
 
@@ -38,7 +39,8 @@ impl LeaseClock {
 
     /// The reading at this moment.
     pub(crate) fn at(&self, now: Duration) -> Duration {
-        self.reading + now.saturating_sub(self.ticked_at).min(self.tick)
+        let since = now.saturating_sub(self.ticked_at);
+        self.reading + if sabotage::is(Sabotage::LateTickNotExtended) { since } else { since.min(self.tick) }
     }
 
     /// Ticks; answers by how much the tick was late, and so every lease is extended.

@@ -9,6 +9,8 @@ use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::id::{Attempt, BatchId, MapId, SealId};
 use mallorn_proto::limits::{CHUNK_BYTES, CHUNKS_MAX};
 
+use mallorn_sabotage::{self as sabotage, Sabotage};
+
 use crate::record::EXTENTS_MAX;
 use crate::replicate::Copy;
 use crate::spill::extent::Extent;
@@ -212,6 +214,9 @@ impl Log {
 
     /// Where the next batch of an open location lies.
     pub(crate) fn next(&self) -> Admission {
+        if sabotage::is(Sabotage::AckAfterTheFreeze) && matches!(self.life, Life::Frozen { .. }) {
+            return Admission::Append { offset: self.length };
+        }
         match self.life {
             Life::Open if self.chunk_ends.len() + 1 < CHUNKS_MAX && self.extents.len() < EXTENTS_MAX => {
                 Admission::Append { offset: self.length }

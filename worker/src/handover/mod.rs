@@ -31,6 +31,7 @@ use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::grpc;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Tasks;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::handover::{Origins, Told, groups};
 use mallorn_worker_core::push::Life;
 use parking_lot::Mutex;
@@ -234,7 +235,7 @@ impl Round {
     async fn settled(&self, target: &Target, locations: &[Arc<Location>], kept: Vec<bool>) {
         let (mut moved, mut bytes, mut failed) = (Vec::new(), 0, Vec::new());
         for (location, is_kept) in locations.iter().zip(kept.into_iter().chain(std::iter::repeat(false))) {
-            if is_kept {
+            if is_kept || sabotage::is(Sabotage::HandOverDeletedBeforeItIsKept) {
                 bytes += self.of.store.delete_moved(location);
                 moved.push(Arc::clone(location));
             } else {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use mallorn_proto::status::Status;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -80,7 +81,7 @@ impl<'a> Asking<'a> {
             Arc::new(Pending { answers: Arc::clone(self.answers), request: self.request, statuses: Mutex::new(state) })
         });
         pending.statuses.lock().left += 1;
-        Ticket { pending: Arc::clone(pending), index: self.at, length, stored, status: Status::HardSplit }
+        Ticket { pending: Arc::clone(pending), index: self.at, length, stored, replica: Status::HardSplit }
     }
 
     /// All batches were taken; `statuses` has those that were decided at once. Returns whether the answer comes later.
@@ -123,22 +124,29 @@ pub(crate) struct Ticket {
     pending: Arc<Pending>,
     index: u16,
     length: usize,
+    /// What the primary answers for it.
     stored: Status,
-    status: Status,
+    /// What its replica does.
+    replica: Status,
 }
 
 impl Ticket {
     /// The replica has the batch.
     pub(crate) fn confirm(mut self) {
-        self.status = self.stored;
+        self.replica = Status::Success;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.pending.answers.metrics.decided(self.status, self.length);
+        let status = if sabotage::is(Sabotage::StatusesMergedInTheWrongOrder) {
+            self.stored.min(self.replica)
+        } else {
+            self.stored.merge(self.replica)
+        };
+        self.pending.answers.metrics.decided(status, self.length);
         let mut state = self.pending.statuses.lock();
-        state.decided[usize::from(self.index)] = Some(self.status);
+        state.decided[usize::from(self.index)] = Some(status);
         self.pending.count_down(&mut state);
     }
 }

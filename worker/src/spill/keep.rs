@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::push::Life;
 use mallorn_worker_core::record::{self, Name, Said, Whole};
 use mallorn_worker_core::spill::disk::DiskState;
@@ -51,7 +52,9 @@ impl Spill {
         if durability == Durability::Synced {
             self.sync(&wanted, &mut kept).await;
         }
-        self.record(&wanted, &mut kept, durability).await;
+        if !sabotage::is(Sabotage::KeptBeforeTheRecord) {
+            self.record(&wanted, &mut kept, durability).await;
+        }
         let mut kept = kept.into_iter();
         missing.into_iter().map(|missing| !missing || kept.next().unwrap_or(false)).collect()
     }
@@ -104,6 +107,7 @@ impl Spill {
     fn is_done(&self, folder: &Folder, outcome: Option<Result<(), RecordError>>) -> bool {
         match outcome {
             Some(Ok(())) => return true,
+            Some(Err(RecordError::Sync(_))) if sabotage::is(Sabotage::FsyncErrorIgnored) => return true,
             Some(Err(RecordError::Sync(error))) => {
                 tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
                 folder.judge(self.clock.now(), DiskState::failed);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use mallorn_proto::id::{Attempt, MapId, Partition, Token};
 use mallorn_proto::limits::MAPS_MAX;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use super::error::{AttemptError, TokenError};
 use super::touched::Touched;
@@ -293,7 +294,8 @@ impl GenerationState {
         };
         let map = key.name.map;
         let counted = self.maps.is_some();
-        let won = !(counted && self.attempts.winners.contains_key(&map));
+        let has_won = self.attempts.winners.contains_key(&map) && !sabotage::is(Sabotage::LastAttemptWins);
+        let won = !(counted && has_won);
         let token = self.attempts.unused(token);
         self.attempts.live.remove(&key.name);
         self.attempts.past.insert(key.name, Past { nonce: key.nonce, fate: Fate::Ended { token, won } });

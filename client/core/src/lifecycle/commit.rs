@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Epoch, LocationId, Partition, SealId, WorkerId};
+use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use super::epochs::{CopyFailure, CopyState, EpochState, NO_ANSWER, PlacedCopy, PlacedEpoch, WorkerIndex};
 use super::locations::Locations;
@@ -171,6 +172,8 @@ impl GenerationState {
                 }
                 EpochState::Fixed { seal, length } => {
                     let durability = needed(self.protection.durability, placed, index);
+                    let is_second = placed.first.worker != index;
+                    let seal = if is_second { second_seal(seal) } else { seal };
                     found.seal.push(SealOffer { location, seal, length, durability });
                 }
                 EpochState::Open { .. } | EpochState::Replaced | EpochState::Abandoned => {}
@@ -364,6 +367,7 @@ impl GenerationState {
                 EpochState::Fixed { seal, length } if placed.is_good() => {
                     plan.locations.extend(self.sealed_at(location, placed, (seal, length)));
                 }
+                _ if sabotage::is(Sabotage::LossTakenForTheEnd) => {}
                 _ if self.is_loss(placed) && plan.lost.is_none() => plan.lost = Some(self.lost(location, placed)),
                 _ => {}
             }
@@ -439,6 +443,11 @@ impl GenerationState {
             self.locations.committing.insert(key);
         }
     }
+}
+
+/// The other copy's seal id: the same one.
+fn second_seal(SealId(seal): SealId) -> SealId {
+    SealId(seal ^ u64::from(sabotage::is(Sabotage::SealOfItsOwnForEachCopy)))
 }
 
 fn is_failed_at(placed: &PlacedEpoch, worker: WorkerIndex) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::status::Status;
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::push::{Admission, BatchEntry};
 use mallorn_worker_core::replicate::Copy;
 use parking_lot::MutexGuard;
@@ -81,6 +82,9 @@ impl Location {
         ask: &mut Asking<'_>,
     ) -> Result<Appended, NotAppended> {
         let length = body.length();
+        if sabotage::is(Sabotage::DuplicateDroppedInTheWorker) && header.attempt.0 > 0 {
+            return Ok(Appended::Stored(Status::Success));
+        }
         let mut state = self.lock();
         // What could not be committed must not be acked: the next epoch is at a worker whose disks have room.
         if state.owes() && !self.spill.has_room() {
@@ -92,15 +96,22 @@ impl Location {
             ask.metrics().replicate.split(split);
         }
         let stored = if state.log.is_over_soft_limit() { Status::SoftSplit } else { Status::Success };
-        let Some(replica) = &self.replica else {
+        let replica = self.replica.as_ref().filter(|_| !sabotage::is(Sabotage::ForgetTheReplica));
+        let Some(replica) = replica else {
             self.appended(state);
             return Ok(Appended::Stored(stored));
         };
         let (end, mut views) = (state.log.length(), Vec::with_capacity(1));
         state.views(offset..end, &mut views);
-        state.waiting.push_back(Waiting { end, ticket: ask.ticket(stored, length) });
+        let acks_at_once = sabotage::is(Sabotage::AckBeforeTheReplica);
+        if !acks_at_once {
+            state.waiting.push_back(Waiting { end, ticket: ask.ticket(stored, length) });
+        }
         replica.link.forward(Forward::new(self, replica.handle, offset..end, views));
         self.appended(state);
+        if acks_at_once {
+            return Ok(Appended::Stored(stored));
+        }
         Ok(Appended::Waits)
     }
 
