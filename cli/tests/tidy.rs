@@ -50,7 +50,7 @@ const OUTSIDE: [&str; 11] = [
 ];
 
 /// Who may depend on whom among our crates; nobody stands before what it depends on.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("mallorn-sabotage", &[]),
     ("mallorn-proto", &[]),
     ("mallorn-runtime", &["mallorn-proto"]),
@@ -62,6 +62,7 @@ const DIRECTION: [(&str, &[&str]); 12] = [
     ("mallorn-client", &["mallorn-proto", "mallorn-sabotage", "mallorn-runtime", "mallorn-client-core"]),
     ("mallorn", &SHELLS),
     ("mallorn-bench", &BENCH),
+    ("mallorn-oracle", &[]),
     ("mallorn-sim", &SIM),
 ];
 
@@ -77,8 +78,16 @@ const BENCH: [&str; 6] = [
     "mallorn-client-core",
 ];
 
-const SIM: [&str; 6] =
-    ["mallorn-proto", "mallorn-sabotage", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client"];
+/// It runs everything in one process.
+const SIM: [&str; 7] = [
+    "mallorn-proto",
+    "mallorn-sabotage",
+    "mallorn-runtime",
+    "mallorn-master",
+    "mallorn-worker",
+    "mallorn-client",
+    "mallorn-oracle",
+];
 
 const SHELLS: [&str; 5] = ["mallorn-proto", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client"];
 

@@ -6,8 +6,8 @@
 //! | one run, from its seed to its verdict | `run` |
 //! | what a seed draws | `scenario`, `setup`, `faults` |
 //! | the machines and what runs on them | `cluster` |
-//! | the engine: driver, map attempts, readers | `job`, `engine`, `workload` |
-//! | the verdict | `oracle`, `promise` |
+//! | the engine: driver, map attempts, readers | `job`, `engine` |
+//! | the verdict | `mallorn-oracle`, `promise` |
 //! | many runs together | `tally`, `children` |
 //! | the same seed twice, the same bytes | `check`, `trace`, `entropy` |
 
@@ -19,14 +19,12 @@ mod engine;
 mod entropy;
 mod faults;
 mod job;
-mod oracle;
 mod promise;
 mod run;
 mod scenario;
 mod setup;
 mod tally;
 mod trace;
-mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use mallorn_oracle::{Checked, Oracle};
 use mallorn_runtime::disk::Disk;
 use turmoil::Builder;
 
@@ -14,7 +15,6 @@ use crate::board::Board;
 use crate::cluster;
 use crate::engine::{Sabotage, World};
 use crate::faults::{self, Injector};
-use crate::oracle::{Checked, Oracle};
 use crate::promise;
 use crate::scenario::Scenario;
 use crate::setup::Setup;
@@ -72,8 +72,14 @@ pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, kee
 
 fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_trace: bool) -> Report {
     let setup = scenario.draw(seed);
+<<<<<<< HEAD
     let trace = if keeps_trace { Trace::kept() } else { Trace::default() };
     let (oracle, board) = (Oracle::new(trace.clone()), Board::default());
+=======
+    let trace = Trace::default();
+    let sayer = trace.clone();
+    let (oracle, board) = (Oracle::new(move |line| sayer.say(line)), Board::default());
+>>>>>>> e52ea06 (Oracle: a crate of its own, for suites on real processes as well as for the simulation)
     let world = World {
         seed,
         settings: setup.settings.clone(),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mallorn_client::{ClientConfig, Compression, Durability, LifecycleConfig, ShuffleOptions};
+use mallorn_oracle::UnitSizes;
 use mallorn_runtime::config::{ByteSize, Span};
 use mallorn_runtime::disk::{Conditions, Latency as DiskLatency};
 use rand::SeedableRng as _;
@@ -16,7 +17,6 @@ use rand::rngs::StdRng;
 use rustc_hash::FxHasher;
 
 use crate::faults::{Latency, Schedule};
-use crate::workload::UnitSizes;
 
 /// The cluster's name.
 pub(crate) const CLUSTER: &str = "sim";

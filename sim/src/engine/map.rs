@@ -1,12 +1,12 @@
 //! One attempt at a map: pushes its units and ends, and tells the oracle what it did and was told.
 
 use mallorn_client::{LifecycleError, MapAttempt, MapperEnd, PushError, Reason, ShuffleClient, Token};
+use mallorn_oracle::{AttemptName, Unit, write_unit};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{Dropper, World, pause, run_for};
 use crate::setup::{JobKind, random};
-use crate::workload::{AttemptName, Unit, write_unit};
 
 /// An attempt to make.
 #[derive(Clone, Copy, Debug)]

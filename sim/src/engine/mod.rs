@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mallorn_client::{ClientStats, ShuffleClient};
+use mallorn_oracle::Oracle;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::{clock, task};
 use parking_lot::Mutex;
@@ -24,7 +25,6 @@ pub(crate) use map::{MapOutcome, MapTask};
 pub(crate) use read::{ReadOutcome, ReadTask};
 
 use crate::board::Board;
-use crate::oracle::Oracle;
 use crate::scenario::Scenario;
 use crate::setup::{DRIVER_PORT, JobShape, Settings, derive};
 use crate::trace::Trace;

@@ -3,13 +3,12 @@
 use std::ops::Range;
 
 use mallorn_client::{Batch, Generation, ReadError, ReadRequest, Reader, Reason, ShuffleClient, Token};
+use mallorn_oracle::{Asked, Delivered, Ended, Wanted, read_units, write_unit};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{Dropper, Sabotage, World, pause, run_for};
-use crate::oracle::{Asked, Delivered, Ended, Wanted};
 use crate::setup::random;
-use crate::workload::{read_units, write_unit};
 
 /// A range of partitions to read.
 #[derive(Clone, Debug)]

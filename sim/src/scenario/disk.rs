@@ -2,6 +2,7 @@
 //! is refused, what was kept and is spoilt is found out, and a disk that is left costs nobody more than its own data.
 
 use mallorn_client::Durability;
+use mallorn_oracle::UnitSizes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -9,7 +10,6 @@ use rand::seq::IndexedRandom as _;
 use super::{any, kept, moment, small_job, small_settings};
 use crate::faults::{At, Fault, Kind, Phase, Schedule, Target, Trouble};
 use crate::setup::{JobKind, JobShape, Settings, Setup};
-use crate::workload::UnitSizes;
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let settings = small_settings(random);

@@ -2,13 +2,13 @@
 //! space, and the space of what was released must come back, or the second shuffle never ends.
 
 use mallorn_client::{Compression, Durability};
+use mallorn_oracle::UnitSizes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{any, moment, small_settings};
 use crate::faults::{Fault, Kind, Phase, Schedule};
 use crate::setup::{Disks, JobKind, JobShape, Kept, Settings, Setup};
-use crate::workload::UnitSizes;
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let body_limit_bytes: u32 = 1024 * 1024;

@@ -16,13 +16,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use mallorn_client::{Compression, Durability};
+use mallorn_oracle::UnitSizes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use crate::faults::{At, Latency, Phase};
 use crate::setup::{Disks, JobKind, JobShape, Kept, Settings, Setup, random};
-use crate::workload::UnitSizes;
 
 /// A family of runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::trace::Trace;
 use crate::workload::{AttemptName, Unit, read_units};
 
 /// Most violations that are kept; the first one says most.
@@ -45,34 +44,45 @@ struct Attempt {
 
 /// Which attempts a read must return.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub enum Wanted {
     /// The winner of each of so many maps.
-    Winners { maps: u32 },
+    Winners {
+        /// How many.
+        maps: u32,
+    },
     /// Exactly those of these tokens.
     Tokens(Vec<u64>),
 }
 
 /// What was asked of a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) shuffle: u32,
-    pub(crate) generation: u32,
-    pub(crate) partitions: Range<u32>,
-    pub(crate) maps: Option<Range<u32>>,
-    pub(crate) wanted: Wanted,
+pub struct Asked {
+    /// The shuffle.
+    pub shuffle: u32,
+    /// The generation that the reader was opened in.
+    pub generation: u32,
+    /// These partitions.
+    pub partitions: Range<u32>,
+    /// Only these maps, where it says so.
+    pub maps: Option<Range<u32>>,
+    /// Which attempts.
+    pub wanted: Wanted,
 }
 
 /// A batch as a reader got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Delivered {
-    pub(crate) partition: u32,
-    pub(crate) map: u32,
-    pub(crate) data: Vec<u8>,
+pub struct Delivered {
+    /// As the batch says.
+    pub partition: u32,
+    /// As the batch says.
+    pub map: u32,
+    /// Whole units.
+    pub data: Vec<u8>,
 }
 
 /// How a read ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// With the end of its stream.
     Whole,
     /// With an error.
@@ -81,20 +91,35 @@ pub(crate) enum Ended {
 
 /// What was checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Checked {
-    pub(crate) units_pushed: u64,
-    pub(crate) units_read: u64,
-    pub(crate) reads_whole: u64,
-    pub(crate) reads_failed: u64,
-    pub(crate) winners: u64,
-    pub(crate) losers: u64,
+pub struct Checked {
+    /// Units that were about to be pushed, by whatever attempt.
+    pub units_pushed: u64,
+    /// Units that readers were delivered.
+    pub units_read: u64,
+    /// Reads that came to the end.
+    pub reads_whole: u64,
+    /// Reads that came to an error.
+    pub reads_failed: u64,
+    /// Attempts that were told that they count.
+    pub winners: u64,
+    /// Attempts that were told that they do not.
+    pub losers: u64,
 }
 
 /// The oracle; clones share what it knows.
-#[derive(Clone, Debug)]
-pub(crate) struct Oracle {
+#[derive(Clone)]
+pub struct Oracle {
     state: Arc<Mutex<State>>,
-    trace: Trace,
+    say: Arc<Say>,
+}
+
+/// Takes a line for people: what an attempt or a read came to, or `VIOLATION` and what it is.
+type Say = dyn Fn(&dyn fmt::Display) + Send + Sync;
+
+impl fmt::Debug for Oracle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Oracle").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,29 +133,29 @@ struct State {
 }
 
 impl Oracle {
-    /// Knows nothing yet.
-    pub(crate) fn new(trace: Trace) -> Self {
-        Self { state: Arc::default(), trace }
+    /// Knows nothing yet. `say` is told each attempt's and read's end, and each violation at once.
+    pub fn new(say: impl Fn(&dyn fmt::Display) + Send + Sync + 'static) -> Self {
+        Self { state: Arc::default(), say: Arc::new(say) }
     }
 
     /// What was wrong so far.
-    pub(crate) fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<String> {
         self.state.lock().violations.clone()
     }
 
     /// What was checked so far.
-    pub(crate) fn checked(&self) -> Checked {
+    pub fn checked(&self) -> Checked {
         self.state.lock().checked
     }
 
     /// Notes something that must not be.
-    pub(crate) fn violated(&self, what: impl fmt::Display) {
-        self.trace.say(format_args!("VIOLATION {what}"));
+    pub fn violated(&self, what: impl fmt::Display) {
+        (self.say)(&format_args!("VIOLATION {what}"));
         self.state.lock().violate(what.to_string());
     }
 
     /// An attempt was opened.
-    pub(crate) fn started(&self, name: AttemptName) {
+    pub fn started(&self, name: AttemptName) {
         let attempt = Attempt { fate: Fate::Pushing, units: BTreeMap::new(), bytes: BTreeMap::new() };
         if self.state.lock().attempts.insert(name, attempt).is_some() {
             self.violated(format_args!("attempt {name} was opened twice"));
@@ -138,7 +163,7 @@ impl Oracle {
     }
 
     /// A client is about to push a unit of so many bytes.
-    pub(crate) fn pushing(&self, unit: Unit, bytes: usize) {
+    pub fn pushing(&self, unit: Unit, bytes: usize) {
         let mut state = self.state.lock();
         state.checked.units_pushed += 1;
         if let Some(attempt) = state.attempts.get_mut(&unit.of) {
@@ -148,19 +173,19 @@ impl Oracle {
     }
 
     /// An attempt's client is about to ask for its end: all its pushes have succeeded.
-    pub(crate) fn asks_end(&self, name: AttemptName) {
+    pub fn asks_end(&self, name: AttemptName) {
         self.state.lock().set_fate(name, Fate::Asked);
     }
 
     /// An attempt cannot have ended, and never will.
-    pub(crate) fn failed(&self, name: AttemptName, why: &str) {
-        self.trace.say(format_args!("attempt {name} failed: {why}"));
+    pub fn failed(&self, name: AttemptName, why: &str) {
+        (self.say)(&format_args!("attempt {name} failed: {why}"));
         self.state.lock().set_fate(name, Fate::Failed);
     }
 
     /// An attempt of a shuffle with a map count was told how it ended.
-    pub(crate) fn ended(&self, name: AttemptName, won: bool, bytes: &[(u32, u64)]) {
-        self.trace.say(format_args!("attempt {name} {}", if won { "won" } else { "lost" }));
+    pub fn ended(&self, name: AttemptName, won: bool, bytes: &[(u32, u64)]) {
+        (self.say)(&format_args!("attempt {name} {}", if won { "won" } else { "lost" }));
         let mut state = self.state.lock();
         state.check_bytes(name, bytes);
         if won {
@@ -174,8 +199,8 @@ impl Oracle {
     }
 
     /// An attempt of a shuffle without a map count has ended.
-    pub(crate) fn ended_with_token(&self, name: AttemptName, token: u64, bytes: &[(u32, u64)]) {
-        self.trace.say(format_args!("attempt {name} ended with a token"));
+    pub fn ended_with_token(&self, name: AttemptName, token: u64, bytes: &[(u32, u64)]) {
+        (self.say)(&format_args!("attempt {name} ended with a token"));
         let mut state = self.state.lock();
         state.check_bytes(name, bytes);
         state.set_fate(name, Fate::Won);
@@ -186,7 +211,7 @@ impl Oracle {
     }
 
     /// Some unit of an attempt that has lost or failed: for the oracle's own tests.
-    pub(crate) fn unit_of_a_loser(&self, asked: &Asked) -> Option<Unit> {
+    pub fn unit_of_a_loser(&self, asked: &Asked) -> Option<Unit> {
         let state = self.state.lock();
         let lost = state.attempts.iter().filter(|(name, attempt)| {
             let current = (name.shuffle, name.generation) == (asked.shuffle, asked.generation);
@@ -197,10 +222,10 @@ impl Oracle {
     }
 
     /// A read has ended.
-    pub(crate) fn read(&self, asked: &Asked, delivered: &[Delivered], ended: Ended) {
+    pub fn read(&self, asked: &Asked, delivered: &[Delivered], ended: Ended) {
         let Asked { shuffle, generation, partitions, .. } = asked;
         let batches = delivered.len();
-        self.trace.say(format_args!("read s{shuffle}.g{generation} p{partitions:?}: {batches} batches, {ended:?}"));
+        (self.say)(&format_args!("read s{shuffle}.g{generation} p{partitions:?}: {batches} batches, {ended:?}"));
         let mut state = self.state.lock();
         match ended {
             Ended::Whole => state.checked.reads_whole += 1,
@@ -210,7 +235,7 @@ impl Oracle {
         if let Err(why) = state.check_read(asked, delivered, ended) {
             state.violate(format!("read of {asked:?}: {why}"));
         }
-        state.violations[before..].iter().for_each(|violation| self.trace.say(format_args!("VIOLATION {violation}")));
+        state.violations[before..].iter().for_each(|violation| (self.say)(&format_args!("VIOLATION {violation}")));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the simulated maps push: units that say who pushed them, so that the oracle can tell any two apart.
+//! What maps push: units that say who pushed them, so that the oracle can tell any two apart.
 //!
 //! Owns their form, their sizes and their checksum. Does not own who pushes which.
 
@@ -9,15 +9,19 @@ use rand::Rng;
 use rustc_hash::FxHasher;
 
 /// Length, six numbers of a name, checksum.
-pub(crate) const UNIT_HEADER_BYTES: usize = 4 + 6 * 4 + 8;
+pub const UNIT_HEADER_BYTES: usize = 4 + 6 * 4 + 8;
 
 /// Which attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct AttemptName {
-    pub(crate) shuffle: u32,
-    pub(crate) generation: u32,
-    pub(crate) map: u32,
-    pub(crate) attempt: u32,
+pub struct AttemptName {
+    /// The shuffle.
+    pub shuffle: u32,
+    /// The generation.
+    pub generation: u32,
+    /// The map.
+    pub map: u32,
+    /// The attempt's number, used once in all generations.
+    pub attempt: u32,
 }
 
 impl fmt::Display for AttemptName {
@@ -29,13 +33,15 @@ impl fmt::Display for AttemptName {
 
 /// A unit as the oracle knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Unit {
-    pub(crate) of: AttemptName,
-    pub(crate) partition: u32,
+pub struct Unit {
+    /// Who pushed it.
+    pub of: AttemptName,
+    /// Where to.
+    pub partition: u32,
     /// Rising within the attempt.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// Over its name and payload.
-    pub(crate) checksum: u64,
+    pub checksum: u64,
 }
 
 impl fmt::Display for Unit {
@@ -46,15 +52,23 @@ impl fmt::Display for Unit {
 
 /// Why delivered bytes are not whole units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub enum Broken {
     /// A unit is cut off.
-    Cut { at: usize, of: usize },
+    Cut {
+        /// Where it begins.
+        at: usize,
+        /// How many bytes there are in all.
+        of: usize,
+    },
     /// A unit's bytes were changed.
-    Changed { at: usize },
+    Changed {
+        /// Where it begins.
+        at: usize,
+    },
 }
 
 /// Writes a unit of `length` bytes, at least its header, to the end of `into`.
-pub(crate) fn write_unit(of: AttemptName, partition: u32, sequence: u32, length: usize, into: &mut Vec<u8>) -> Unit {
+pub fn write_unit(of: AttemptName, partition: u32, sequence: u32, length: usize, into: &mut Vec<u8>) -> Unit {
     let length = length.max(UNIT_HEADER_BYTES);
     let start = into.len();
     let AttemptName { shuffle, generation, map, attempt } = of;
@@ -82,7 +96,7 @@ pub(crate) fn write_unit(of: AttemptName, partition: u32, sequence: u32, length:
 ///
 /// # Errors
 /// When they do not add up to exactly these bytes, or are not what was written.
-pub(crate) fn read_units(data: &[u8]) -> Result<Vec<Unit>, Broken> {
+pub fn read_units(data: &[u8]) -> Result<Vec<Unit>, Broken> {
     let mut units = Vec::new();
     let mut at = 0;
     while at < data.len() {
@@ -124,20 +138,20 @@ fn fold(bytes: &[u8]) -> u64 {
 
 /// How large units are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UnitSizes {
+pub struct UnitSizes {
     /// Most units are below this.
-    pub(crate) usual_bytes: usize,
+    pub usual_bytes: usize,
     /// The largest; some are near it.
-    pub(crate) largest_bytes: usize,
+    pub largest_bytes: usize,
     /// In a hundred units, how many are near the largest.
-    pub(crate) large_percent: u32,
+    pub large_percent: u32,
     /// In a hundred units, how many have no bytes at all.
-    pub(crate) empty_percent: u32,
+    pub empty_percent: u32,
 }
 
 impl UnitSizes {
     /// Bytes of the next unit; zero is the empty one.
-    pub(crate) fn draw(&self, random: &mut impl Rng) -> usize {
+    pub fn draw(&self, random: &mut impl Rng) -> usize {
         let kind = random.random_range(0..100);
         if kind < self.empty_percent {
             0
