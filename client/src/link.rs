@@ -9,9 +9,11 @@ use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1::lifecycle_client::LifecycleClient;
 use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::random::Random;
-use mallorn_runtime::{clock, grpc};
+use mallorn_runtime::{
+    clock,
+    grpc::{self, Channel},
+};
 use prometheus::IntCounter;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::error::LifecycleError;

@@ -179,7 +179,7 @@ impl Queue {
     }
 
     fn may_be_passed(&self) -> bool {
-        self.first_since.is_none_or(|since| since.elapsed() < PASSED_FOR)
+        self.first_since.is_none_or(|since| clock::since(since) < PASSED_FOR)
     }
 }
 

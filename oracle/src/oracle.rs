@@ -37,6 +37,8 @@ enum Fate {
 #[derive(Debug)]
 struct Attempt {
     fate: Fate,
+    /// It was declared dead before it asked for its end.
+    dead: bool,
     /// By partition.
     units: BTreeMap<u32, BTreeSet<Unit>>,
     bytes: BTreeMap<u32, u64>,
@@ -128,6 +130,7 @@ struct State {
     /// By shuffle, generation and map: the attempt that somebody was told has won, or that a reader returned.
     winners: BTreeMap<(u32, u32, u32), u32>,
     tokens: BTreeMap<(u32, u64), AttemptName>,
+    declared_dead: BTreeSet<AttemptName>,
     violations: Vec<String>,
     checked: Checked,
 }
@@ -156,7 +159,7 @@ impl Oracle {
 
     /// An attempt was opened.
     pub fn started(&self, name: AttemptName) {
-        let attempt = Attempt { fate: Fate::Pushing, units: BTreeMap::new(), bytes: BTreeMap::new() };
+        let attempt = Attempt { fate: Fate::Pushing, dead: false, units: BTreeMap::new(), bytes: BTreeMap::new() };
         if self.state.lock().attempts.insert(name, attempt).is_some() {
             self.violated(format_args!("attempt {name} was opened twice"));
         }
@@ -181,6 +184,22 @@ impl Oracle {
     pub fn failed(&self, name: AttemptName, why: &str) {
         (self.say)(&format_args!("attempt {name} failed: {why}"));
         self.state.lock().set_fate(name, Fate::Failed);
+    }
+
+    /// The driver has declared an attempt dead. One that had not asked for its end before can't have won, and never may.
+    pub fn declared_dead(&self, name: AttemptName) {
+        let mut state = self.state.lock();
+        state.declared_dead.insert(name);
+        if let Some(attempt) = state.attempts.get_mut(&name) {
+            attempt.dead |= attempt.fate == Fate::Pushing;
+        }
+    }
+
+    /// A client was told that its attempt is dead, while it held the lease: what ends a lease early.
+    pub fn told_dead(&self, name: AttemptName, generation_is_over: bool) {
+        if !generation_is_over && !self.state.lock().declared_dead.contains(&name) {
+            self.violated(format_args!("{name} was told that it is dead while it held its lease"));
+        }
     }
 
     /// An attempt of a shuffle with a map count was told how it ended.
@@ -254,6 +273,9 @@ impl State {
 
     /// There is proof that this attempt is its map's winner.
     fn settle(&mut self, name: AttemptName, proof: &str) {
+        if self.attempts.get(&name).is_some_and(|attempt| attempt.dead) {
+            self.violate(format!("{name} {proof}, but it was declared dead before it asked for its end"));
+        }
         let key = (name.shuffle, name.generation, name.map);
         let first = *self.winners.entry(key).or_insert(name.attempt);
         if first != name.attempt {

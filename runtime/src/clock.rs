@@ -11,16 +11,33 @@ pub use tokio::time::Instant;
 /// Now, on the monotonic clock.
 #[must_use]
 pub fn now() -> Instant {
+    #[cfg(feature = "sim")]
+    if let Some(clock) = crate::simulation::clock() {
+        return clock.time(Instant::now());
+    }
     Instant::now()
+}
+
+/// How long ago a moment was that [`now`] told; zero where it is still to come.
+#[must_use]
+pub fn since(earlier: Instant) -> Duration {
+    now().saturating_duration_since(earlier)
 }
 
 /// Waits for this long.
 pub async fn sleep(duration: Duration) {
-    tokio::time::sleep(duration).await;
+    match now().checked_add(duration) {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until then; returns at once when it has passed.
 pub async fn sleep_until(deadline: Instant) {
+    #[cfg(feature = "sim")]
+    if let Some(clock) = crate::simulation::clock() {
+        return clock.reach(deadline).await;
+    }
     tokio::time::sleep_until(deadline).await;
 }
 
@@ -41,6 +58,13 @@ pub struct Elapsed;
 /// # Errors
 /// `Elapsed` when it did.
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
+    #[cfg(feature = "sim")]
+    return tokio::select! {
+        biased;
+        output = future => Ok(output),
+        () = sleep(duration) => Err(Elapsed),
+    };
+    #[cfg(not(feature = "sim"))]
     tokio::time::timeout(duration, future).await.map_err(|_| Elapsed)
 }
 
@@ -60,7 +84,7 @@ impl Clock {
     /// Time since the start.
     #[must_use]
     pub fn now(&self) -> Duration {
-        now().saturating_duration_since(self.start)
+        since(self.start)
     }
 }
 

@@ -14,7 +14,12 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tonic::codegen::http::Uri;
 use tonic::service::Routes;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
+
+#[cfg(feature = "sim")]
+pub use crate::simulation::calls::Channel;
+#[cfg(not(feature = "sim"))]
+pub use tonic::transport::Channel;
 
 use crate::clock;
 use crate::net::{Listener, Stream};
@@ -115,7 +120,10 @@ pub fn channel(address: &str, within: Duration) -> io::Result<Channel> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(dial)))
+    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(dial));
+    #[cfg(feature = "sim")]
+    let channel = Channel::new(channel);
+    Ok(channel)
 }
 
 async fn dial(uri: Uri) -> io::Result<TokioIo<Stream>> {

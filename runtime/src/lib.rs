@@ -15,5 +15,7 @@ pub mod grpc;
 pub mod hash;
 pub mod net;
 pub mod random;
+#[cfg(feature = "sim")]
+pub mod simulation;
 pub mod task;
 pub mod telemetry;

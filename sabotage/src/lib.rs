@@ -18,7 +18,7 @@ pub enum Sabotage {
     ForgetTheReplica,
     /// A worker goes on acking batches of a location that was frozen.
     AckAfterTheFreeze,
-    /// The lifecycle manager takes calls of a generation that is over.
+    /// An attempt that was declared dead goes on as if nothing had been said.
     SkipTheFence,
     /// A client counts the batches that a worker took, and forgets the first so many that it pushed.
     CountBasedInFlight,
@@ -34,14 +34,14 @@ pub enum Sabotage {
     FsyncErrorIgnored,
     /// A location counts as kept before its record is written.
     KeptBeforeTheRecord,
-    /// A client counts an attempt's lease from the answer to its renewal.
+    /// A client counts an attempt's lease from the answer to its renewal, however long that took.
     LeaseCountedFromTheReply,
     /// A read of a released shuffle ends at once, with nothing.
     ReleasedShuffleAnsweredAsEmpty,
     /// A worker answers for a location that it does not have as for an empty one.
     UnknownLocationAnsweredAsEmpty,
-    /// A copy that holds less than the seal's length is sealed with what it has.
-    ShortCopySealed,
+    /// A worker answers a freeze with less than it has acked.
+    SealShorterThanAcked,
     /// Each copy of a location is told a seal id of its own.
     SealOfItsOwnForEachCopy,
     /// Every attempt that ends is its map's winner.
@@ -113,7 +113,7 @@ mod chosen {
             Self::LeaseCountedFromTheReply,
             Self::ReleasedShuffleAnsweredAsEmpty,
             Self::UnknownLocationAnsweredAsEmpty,
-            Self::ShortCopySealed,
+            Self::SealShorterThanAcked,
             Self::SealOfItsOwnForEachCopy,
             Self::LastAttemptWins,
             Self::LoserDelivered,
@@ -144,7 +144,7 @@ mod chosen {
                 Self::LeaseCountedFromTheReply => "lease-counted-from-the-reply",
                 Self::ReleasedShuffleAnsweredAsEmpty => "released-shuffle-answered-as-empty",
                 Self::UnknownLocationAnsweredAsEmpty => "unknown-location-answered-as-empty",
-                Self::ShortCopySealed => "short-copy-sealed",
+                Self::SealShorterThanAcked => "seal-shorter-than-acked",
                 Self::SealOfItsOwnForEachCopy => "seal-of-its-own-for-each-copy",
                 Self::LastAttemptWins => "last-attempt-wins",
                 Self::LoserDelivered => "loser-delivered",

@@ -25,7 +25,11 @@ pub(crate) struct Board {
 struct Inner {
     begun: Vec<(Phase, u32)>,
     calm_wanted: bool,
+    orphaned: bool,
+    finished: bool,
     released: BTreeSet<u32>,
+    /// By shuffle: the first generation that may not be over.
+    generations: BTreeMap<u32, u32>,
     doing: BTreeMap<String, String>,
     registries: BTreeMap<String, Registry>,
     drains: BTreeMap<String, Shutdown>,
@@ -74,9 +78,41 @@ impl Board {
         self.inner.lock().calm_wanted
     }
 
+    /// The driver has seen its job to the end.
+    pub(crate) fn finish(&self) {
+        self.inner.lock().finished = true;
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.inner.lock().finished
+    }
+
+    /// The driver is dead, and does nothing any more.
+    pub(crate) fn orphaned(&self) {
+        let mut inner = self.inner.lock();
+        (inner.orphaned, inner.calm_wanted) = (true, false);
+        inner.doing.retain(|who, _| who.starts_with("attempt") || who.starts_with("read"));
+    }
+
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.inner.lock().orphaned
+    }
+
     /// The driver is about to release a shuffle: whoever was left to itself may hear of it.
     pub(crate) fn releasing(&self, shuffle: u32) {
         self.inner.lock().released.insert(shuffle);
+    }
+
+    /// The driver is about to ask for the generation after this one.
+    pub(crate) fn leaves_generation(&self, shuffle: u32, seen: u32) {
+        let mut inner = self.inner.lock();
+        let first = inner.generations.entry(shuffle).or_default();
+        *first = seen.saturating_add(1).max(*first);
+    }
+
+    /// Whether a generation may be over.
+    pub(crate) fn is_over(&self, shuffle: u32, generation: u32) -> bool {
+        self.inner.lock().generations.get(&shuffle).is_some_and(|first| generation < *first)
     }
 
     pub(crate) fn is_released(&self, shuffle: u32) -> bool {

@@ -1,42 +1,44 @@
 //! The check of the simulation itself: the same seed gives the same bytes, in any process; and what is made wrong on
 //! purpose is noticed.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use mallorn_runtime::disk::Disk;
 
 use crate::children::{self, Child};
-use crate::engine::Sabotage;
-use crate::run;
+use crate::engine::Spoil;
+use crate::run::{self, Case, How};
 use crate::scenario::Scenario;
 
 /// Far more than a trace ever has.
 const TRACE_BYTES_MAX: u64 = 1 << 30;
 /// Seeds tried until one has something to spoil.
-const SABOTAGE_SEEDS: u64 = 50;
+const SPOIL_SEEDS: u64 = 50;
 
 /// Checks everything; prints what it finds.
 pub(crate) fn all(seeds: u64, first_seed: u64) -> bool {
     let same = same_bytes(seeds, first_seed);
-    let noticed = Sabotage::ALL.into_iter().filter(|sabotage| !is_noticed(*sabotage)).count() == 0;
+    let noticed = Spoil::ALL.into_iter().filter(|spoil| !is_noticed(*spoil)).count() == 0;
     println!("{}", if same && noticed { "check: good" } else { "check: WRONG" });
     same && noticed
 }
 
 /// Whether this is noticed; `false` also when there was nothing to spoil.
-fn is_noticed(sabotage: Sabotage) -> bool {
-    for seed in 1..=SABOTAGE_SEEDS {
-        let report = run::run(sabotage.scenario(), seed, Some(sabotage), false);
+fn is_noticed(spoil: Spoil) -> bool {
+    for seed in 1..=SPOIL_SEEDS {
+        let how = How { spoil: Some(spoil), ..How::default() };
+        let report = run::run(Case::draw(spoil.scenario(), seed), how);
         if let Some(wrong) = report.wrong.first() {
-            println!("sabotage {sabotage:?}, seed {seed}: noticed: {wrong}");
+            println!("spoil {spoil:?}, seed {seed}: noticed: {wrong}");
             return true;
         }
         if report.counts.contains_key("reads spoilt") {
-            println!("sabotage {sabotage:?}, seed {seed}: NOT NOTICED");
+            println!("spoil {spoil:?}, seed {seed}: NOT NOTICED");
             return false;
         }
     }
-    println!("sabotage {sabotage:?}: nothing to spoil in {SABOTAGE_SEEDS} seeds");
+    println!("spoil {spoil:?}: nothing to spoil in {SPOIL_SEEDS} seeds");
     false
 }
 
@@ -53,17 +55,16 @@ fn same_bytes(seeds: u64, first_seed: u64) -> bool {
     let mut good = true;
     children::each(
         both,
-        |((scenario, seed), which)| {
-            let path = trace((*scenario, *seed), which).to_string_lossy().into_owned();
-            Child::replay(*scenario, *seed, &["--trace", &path])
-        },
+        |((scenario, seed), which)| Child::traced(*scenario, *seed, &trace((*scenario, *seed), which)),
         |(run, which), output| {
             good &= output.good;
             if *which == "first" {
-                return print!("{}", output.text);
+                print!("{}", output.text);
+                return ControlFlow::Continue(());
             }
             let (first, second) = (trace(*run, "first"), trace(*run, "second"));
             good &= same_files(&disk, &first, &second);
+            ControlFlow::Continue(())
         },
     );
     // Where they differ, they are left to be looked at.
@@ -108,8 +109,8 @@ mod tests {
 
     #[test]
     fn the_oracle_notices_what_is_made_wrong() {
-        for sabotage in Sabotage::ALL {
-            assert!(is_noticed(sabotage), "{sabotage:?}");
+        for spoil in Spoil::ALL {
+            assert!(is_noticed(spoil), "{spoil:?}");
         }
     }
 }

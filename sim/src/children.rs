@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use mallorn_sabotage::Sabotage;
 
 use crate::scenario::Scenario;
 
@@ -19,10 +23,31 @@ pub(crate) struct Output {
 
 impl Child {
     /// Starts this program again, for one run.
-    pub(crate) fn replay(scenario: Scenario, seed: u64, more: &[&str]) -> Self {
+    pub(crate) fn replay(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>) -> Self {
+        Self::start(sabotage, |command| Self::seed(command, scenario, seed))
+    }
+
+    /// The same, with a trace.
+    pub(crate) fn traced(scenario: Scenario, seed: u64, trace: &Path) -> Self {
+        Self::start(None, |command| Self::seed(command, scenario, seed).arg("--trace").arg(trace))
+    }
+
+    /// The same, for a run in a file.
+    pub(crate) fn of_file(file: &Path, sabotage: Option<Sabotage>) -> Self {
+        Self::start(sabotage, |command| command.arg("--file").arg(file))
+    }
+
+    fn seed(command: &mut Command, scenario: Scenario, seed: u64) -> &mut Command {
+        command.arg(seed.to_string()).args(["--scenario", scenario.name()])
+    }
+
+    fn start(sabotage: Option<Sabotage>, arguments: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let start = || {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("replay").arg(seed.to_string()).args(["--scenario", scenario.name()]).args(more);
+            arguments(command.arg("replay"));
+            if let Some(sabotage) = sabotage {
+                command.args(["--sabotage", sabotage.name()]);
+            }
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
         };
         Self { child: start().map_err(|error: std::io::Error| format!("start a process: {error}\n")) }
@@ -46,21 +71,23 @@ impl Child {
     }
 }
 
-/// Starts a child for each item and hands over what it came to, in the items' order.
-pub(crate) fn each<T>(items: impl Iterator<Item = T>, start: impl Fn(&T) -> Child, mut take: impl FnMut(&T, Output)) {
+/// Starts a child for each item and hands over what it came to, in the items' order, until it was enough.
+pub(crate) fn each<T>(
+    items: impl Iterator<Item = T>,
+    start: impl Fn(&T) -> Child,
+    mut take: impl FnMut(&T, Output) -> ControlFlow<()>,
+) {
     let at_once = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let mut running = VecDeque::new();
-    for item in items {
-        if running.len() >= at_once
-            && let Some((item, child)) = running.pop_front()
-        {
-            let child: Child = child;
-            take(&item, child.output());
+    let (mut running, mut items) = (VecDeque::new(), items);
+    let mut goes_on = true;
+    loop {
+        while goes_on && running.len() < at_once {
+            let Some(item) = items.next() else { break };
+            let child = start(&item);
+            running.push_back((item, child));
         }
-        let child = start(&item);
-        running.push_back((item, child));
-    }
-    for (item, child) in running {
-        take(&item, child.output());
+        let Some((item, child)) = running.pop_front() else { return };
+        let output = child.output();
+        goes_on = goes_on && take(&item, output).is_continue();
     }
 }

@@ -18,7 +18,7 @@ use mallorn_worker::{StartError, Surroundings, WorkerConfig};
 use prometheus::Registry;
 use turmoil::Sim;
 
-use crate::engine::{self, Queue, Sabotage, World};
+use crate::engine::{self, Queue, Spoil, World};
 use crate::job;
 use crate::setup::{CLUSTER, MASTER_PORT, Settings, derive};
 
@@ -29,17 +29,27 @@ const START_AGAIN: Duration = Duration::from_millis(500);
 
 /// Puts all hosts into the simulation.
 pub(crate) fn add_hosts(sim: &mut Sim<'_>, world: &World) {
-    add_master(sim, &world.settings);
+    add_master(sim, world);
     for (number, name) in (0..).zip(world.settings.workers()) {
         add_worker(sim, world, &name, number);
     }
     let hosts = (0..).zip(world.settings.executors());
     let queues: Vec<_> = hosts.map(|(number, name)| add_executor(sim, world, &name, number)).collect();
     let (mappers, reducers) = queues.split_at(world.settings.mappers as usize);
-    sim.client("driver", job::drive(world.clone(), mappers.to_vec(), reducers.to_vec()));
+    let (driver, of_maps, of_reads) = (world.clone(), mappers.to_vec(), reducers.to_vec());
+    sim.host("driver", move || {
+        let (world, mappers, reducers) = (driver.clone(), of_maps.clone(), of_reads.clone());
+        async move {
+            world.enter("driver");
+            job::drive(world, mappers, reducers).await
+        }
+    });
+    // The run is over when somebody who never dies has seen its end.
+    sim.client("watcher", job::watch(world.clone(), queues));
 }
 
-fn add_master(sim: &mut Sim<'_>, settings: &Settings) {
+fn add_master(sim: &mut Sim<'_>, world: &World) {
+    let (world, settings) = (world.clone(), &world.settings);
     let placement = if settings.round_robin { PlacementStrategy::RoundRobin } else { PlacementStrategy::LoadAware };
     let config = mallorn_master::Config {
         cluster: CLUSTER.to_owned(),
@@ -53,8 +63,9 @@ fn add_master(sim: &mut Sim<'_>, settings: &Settings) {
         },
     };
     sim.host("master", move || {
-        let config = config.clone();
+        let (world, config) = (world.clone(), config.clone());
         async move {
+            world.enter("master");
             let _running = mallorn_master::start(config, &Registry::new(), Shutdown::new()).await?;
             pending().await
         }
@@ -70,6 +81,7 @@ fn add_worker(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) {
         let (config, disk, world, name) = (config.clone(), disk.clone(), world.clone(), name.clone());
         let life = next(&lives);
         async move {
+            world.enter(&name);
             for tries in 0.. {
                 let registry = Registry::new();
                 let surroundings = Surroundings {
@@ -117,7 +129,7 @@ fn worker_config(settings: &Settings, name: &str, number: u32) -> WorkerConfig {
 fn disks(world: &World, name: &str, number: u32) -> Disk {
     let disk = Disk::simulated_with(Random::seeded(derive(world.seed, "disk", &[number])));
     let disks = world.settings.disks;
-    let in_order = Conditions { lies: world.sabotage == Some(Sabotage::Lie), ..disks.in_order() };
+    let in_order = Conditions { lies: world.spoil == Some(Spoil::Lie), ..disks.in_order() };
     if let Some(faults) = disk.faults() {
         disks.folders().iter().for_each(|folder| faults.change(folder, |conditions| *conditions = in_order.clone()));
     }
@@ -142,8 +154,9 @@ fn does_not_start(world: &World, name: &str, disk: &Disk, error: &StartError) {
     world.trace.say(format_args!("{name} does not start: {error}"));
     world.board.count("workers that did not start");
     let disks = world.settings.disks;
-    let is_in_order =
-        |faults: DiskFaults| disks.folders().iter().all(|folder| faults.conditions(folder) == disks.in_order());
+    let is_in_order = |faults: DiskFaults| {
+        !faults.has_died() && disks.folders().iter().all(|folder| faults.conditions(folder) == disks.in_order())
+    };
     if disk.faults().is_some_and(is_in_order) {
         world.oracle.violated(format_args!("{name} does not start, and its disks are in order: {error}"));
     }
@@ -151,8 +164,14 @@ fn does_not_start(world: &World, name: &str, disk: &Disk, error: &StartError) {
 
 fn add_executor(sim: &mut Sim<'_>, world: &World, name: &str, number: u32) -> Queue {
     let (world, lives, queue) = (world.clone(), Rc::new(Cell::new(0)), Queue::default());
-    let kept = queue.clone();
-    sim.host(name, move || engine::run(world.clone(), kept.clone(), number, next(&lives)));
+    let (kept, host) = (queue.clone(), name.to_owned());
+    sim.host(name, move || {
+        let (world, queue, host, life) = (world.clone(), kept.clone(), host.clone(), next(&lives));
+        async move {
+            world.enter(&host);
+            engine::run(world, queue, number, life).await
+        }
+    });
     queue
 }
 

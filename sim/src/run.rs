@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use mallorn_oracle::{Checked, Oracle};
 use mallorn_runtime::disk::Disk;
+use mallorn_runtime::simulation::Host;
+use mallorn_sabotage::Sabotage;
+use serde::{Deserialize, Serialize};
 use turmoil::Builder;
 
 use crate::board::Board;
 use crate::cluster;
-use crate::engine::{Sabotage, World};
-use crate::faults::{self, Injector};
+use crate::engine::{Spoil, World};
+use crate::faults::{self, Injector, Kind};
 use crate::promise;
 use crate::scenario::Scenario;
 use crate::setup::Setup;
@@ -44,12 +47,38 @@ const METRICS: [(&str, &str); 8] = [
 /// What the job counts when data is lost.
 const LOSSES: [&str; 2] = ["partitions lost", "stages that ended with a loss"];
 
-/// What a run came to.
-#[derive(Clone, Debug)]
-pub(crate) struct Report {
+/// A run before it is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    /// What it is kept for, where it is kept.
+    #[serde(default)]
+    pub(crate) why: String,
     pub(crate) scenario: Scenario,
     pub(crate) seed: u64,
     pub(crate) setup: Setup,
+}
+
+impl Case {
+    /// What a seed draws.
+    pub(crate) fn draw(scenario: Scenario, seed: u64) -> Self {
+        Self { why: String::new(), scenario, seed, setup: scenario.draw(seed) }
+    }
+}
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct How {
+    /// What is taken from the oracle, or from what it takes for granted.
+    pub(crate) spoil: Option<Spoil>,
+    /// A rule that the processes do not keep.
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) keeps_trace: bool,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) case: Case,
     /// Why it is not as it must be; empty when it is.
     pub(crate) wrong: Vec<String>,
     pub(crate) checked: Checked,
@@ -62,24 +91,20 @@ pub(crate) struct Report {
     pub(crate) trace: String,
 }
 
-/// Runs a seed of a scenario. The first run of a process is the same in every process; the next ones in it are not, for
+/// Makes a run. The first run of a process is the same in every process; the next ones in it are not, for
 /// the async runtime counts its tasks and seeds over the whole process.
-pub(crate) fn run(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_trace: bool) -> Report {
+pub(crate) fn run(case: Case, how: How) -> Report {
     // What was drawn on the main thread before does not matter on a new one.
-    let run = std::thread::scope(|scope| scope.spawn(|| run_here(scenario, seed, sabotage, keeps_trace)).join());
+    let run = std::thread::scope(|scope| scope.spawn(|| run_here(case, how)).join());
     run.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_trace: bool) -> Report {
-    let setup = scenario.draw(seed);
-<<<<<<< HEAD
+fn run_here(case: Case, How { spoil, sabotage, keeps_trace }: How) -> Report {
+    mallorn_sabotage::choose(sabotage);
+    let Case { seed, ref setup, .. } = case;
     let trace = if keeps_trace { Trace::kept() } else { Trace::default() };
-    let (oracle, board) = (Oracle::new(trace.clone()), Board::default());
-=======
-    let trace = Trace::default();
     let sayer = trace.clone();
     let (oracle, board) = (Oracle::new(move |line| sayer.say(line)), Board::default());
->>>>>>> e52ea06 (Oracle: a crate of its own, for suites on real processes as well as for the simulation)
     let world = World {
         seed,
         settings: setup.settings.clone(),
@@ -87,30 +112,26 @@ fn run_here(scenario: Scenario, seed: u64, sabotage: Option<Sabotage>, keeps_tra
         oracle: oracle.clone(),
         board: board.clone(),
         trace: trace.clone(),
-        sabotage,
+        spoil,
+        disks_spoil: setup
+            .schedule
+            .faults
+            .iter()
+            .any(|fault| matches!(fault.kind, Kind::Flip { .. } | Kind::Disk { .. })),
+        machines: setup.settings.machines(seed),
     };
-    let (took, failure) = trace.record(|| simulate(&setup, &world));
+    let (took, failure) = trace.record(|| simulate(setup, &world));
     let mut wrong = oracle.violations();
     wrong.extend(failure);
     let mut counts = board.counts();
-    if let Some(why) = promise::nothing_lost(&setup) {
+    if let Some(why) = promise::nothing_lost(setup) {
         let is_lost = LOSSES.iter().any(|loss| counts.contains_key(loss));
         counts.insert("runs in which nothing may be lost", 1);
         wrong.extend(is_lost.then(|| format!("something was lost, but {why}")));
     }
     wrong.extend(trace::take_panics().into_iter().map(|panic| format!("panic: {panic}")));
     wrong.iter().for_each(|wrong| trace.say(wrong));
-    Report {
-        scenario,
-        seed,
-        setup,
-        wrong,
-        checked: oracle.checked(),
-        counts,
-        struck: board.all_struck(),
-        took,
-        trace: trace.text(),
-    }
+    Report { case, wrong, checked: oracle.checked(), counts, struck: board.all_struck(), took, trace: trace.text() }
 }
 
 fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
@@ -159,12 +180,17 @@ fn simulate(setup: &Setup, world: &World) -> (Duration, Option<String>) {
     for faults in world.board.disks().values().filter_map(Disk::faults) {
         faults.struck().into_iter().for_each(|(strike, times)| world.board.add(faults::met(strike), times));
     }
+    for met in world.machines.values().map(Host::calls_met) {
+        world.board.add("calls that came once more", met.repeated);
+        world.board.add("answers that were lost", met.unanswered);
+        world.board.add("pushes that came once more", met.pushed_again);
+    }
     (sim.elapsed(), failure)
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, seed, checked, .. } = self;
+        let Self { case: Case { scenario, seed, .. }, checked, .. } = self;
         let verdict = if self.wrong.is_empty() { "ok" } else { "WRONG" };
         let Checked { units_pushed, units_read, reads_whole, reads_failed, winners, losers } = checked;
         write!(

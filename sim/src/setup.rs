@@ -3,6 +3,7 @@
 //! Owns the settings of the processes and the shape of the job, as plain numbers that can be printed. Does not own how
 //! they are drawn (`scenario`). The settings make rare things common: small batches, small arenas, short leases.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hasher as _;
 use std::path::PathBuf;
@@ -12,9 +13,11 @@ use mallorn_client::{ClientConfig, Compression, Durability, LifecycleConfig, Shu
 use mallorn_oracle::UnitSizes;
 use mallorn_runtime::config::{ByteSize, Span};
 use mallorn_runtime::disk::{Conditions, Latency as DiskLatency};
+use mallorn_runtime::simulation::{CallTrouble, Host, Rate};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rustc_hash::FxHasher;
+use serde::{Deserialize, Serialize};
 
 use crate::faults::{Latency, Schedule};
 
@@ -28,15 +31,15 @@ pub(crate) const MASTER_PORT: u16 = 9097;
 pub(crate) const DRIVER_PORT: u16 = 7000;
 
 /// What a run is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) settings: Settings,
     pub(crate) job: JobShape,
     pub(crate) schedule: Schedule,
 }
 
-/// Settings of the processes.
-#[derive(Clone, Debug, PartialEq)]
+/// Settings of the processes, and what their machines are like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// The arena of each worker.
     pub(crate) arenas_mib: Vec<u64>,
@@ -60,13 +63,30 @@ pub(crate) struct Settings {
     pub(crate) no_space_within_ms: u64,
     pub(crate) client_memory_bytes: u64,
     pub(crate) batch_bytes: u64,
+    #[serde(with = "by_name")]
     pub(crate) codec: Compression,
     pub(crate) connections: u32,
     pub(crate) latency: Latency,
+    /// How fast the clock of each host runs, in thousandths; those that are not named run right.
+    pub(crate) clocks_permille: Vec<u32>,
+    pub(crate) calls: Calls,
+}
+
+/// How often something goes wrong with the calls of every host, in a thousand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Calls {
+    /// Calls of the control plane that arrive once more.
+    pub(crate) repeated: u32,
+    /// Calls of the control plane whose answer is lost.
+    pub(crate) unanswered: u32,
+    /// Pushes that arrive once more.
+    pub(crate) pushed_again: u32,
+    /// How late something that arrives once more may be.
+    pub(crate) late_by_max_ms: u64,
 }
 
 /// The data folders of each worker, every one on a disk of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Disks {
     pub(crate) count: u32,
     /// Room of each, if it is scarce.
@@ -93,9 +113,10 @@ impl Disks {
 }
 
 /// How well a shuffle is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     pub(crate) copies: u32,
+    #[serde(with = "by_name")]
     pub(crate) durability: Durability,
 }
 
@@ -106,7 +127,7 @@ impl From<Kept> for ShuffleOptions {
 }
 
 /// Which kind of job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum JobKind {
     /// Shuffles with a map count: a loss starts the next generation.
     Winners,
@@ -115,7 +136,7 @@ pub(crate) enum JobKind {
 }
 
 /// What the engine does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobShape {
     pub(crate) kind: JobKind,
     /// Each shuffle, by its number.
@@ -124,11 +145,14 @@ pub(crate) struct JobShape {
     pub(crate) maps: u32,
     /// Units that each map pushes.
     pub(crate) units: u32,
+    #[serde(with = "UnitSizesForm")]
     pub(crate) sizes: UnitSizes,
     /// Attempts of each map that run at once.
     pub(crate) at_once: u32,
     /// In a hundred attempts, how many give up half-way.
     pub(crate) abandoned_percent: u32,
+    /// In a hundred attempts, how many the driver declares dead while they may still run.
+    pub(crate) declared_dead_percent: u32,
     /// In a hundred pushes and reads, how many are dropped while they wait, and made again.
     pub(crate) dropped_percent: u32,
     /// How long a map pauses between two pushes, and a reader between two batches, at most.
@@ -137,7 +161,45 @@ pub(crate) struct JobShape {
     pub(crate) reads_early: bool,
 }
 
+/// How [`UnitSizes`] is kept in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "UnitSizes")]
+struct UnitSizesForm {
+    usual_bytes: usize,
+    largest_bytes: usize,
+    large_percent: u32,
+    empty_percent: u32,
+}
+
+/// Settings that have names of their own.
+mod by_name {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'a, T: FromStr<Err: Display>, D: Deserializer<'a>>(from: D) -> Result<T, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Settings {
+    /// The machine of each host.
+    pub(crate) fn machines(&self, seed: u64) -> BTreeMap<String, Host> {
+        let Calls { repeated, unanswered, pushed_again, late_by_max_ms } = self.calls;
+        let trouble = CallTrouble { repeated, unanswered, pushed_again, late_by_max_ms };
+        let hosts = (0u32..).zip(self.hosts());
+        let machine = |(number, name): (u32, String)| {
+            let rate = self.clocks_permille.get(number as usize).map_or(Rate::RIGHT, |permille| Rate(*permille));
+            (name, Host::new(rate, trouble, random(seed, "calls", &[number])))
+        };
+        hosts.map(machine).collect()
+    }
+
     /// The workers' hosts.
     pub(crate) fn workers(&self) -> Vec<String> {
         numbered("worker", self.arenas_mib.len() as u32)

@@ -14,13 +14,12 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::clock;
-use mallorn_runtime::grpc;
+use mallorn_runtime::grpc::{self, Channel};
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Shutdown;
 use mallorn_worker_core::handover::TakenFrom;
 use mallorn_worker_core::master_link::{Held, pages};
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use crate::identity::Identity;
 use crate::memory::store::Store;

@@ -290,7 +290,7 @@ impl Appender<'_> {
         let Some(pause) = &mut ask.pause else { return Ok(Waited::NoHope) };
         let since = clock::now();
         let waited = replies.wait_for_room(pause).await;
-        self.store.metrics.replicate.paused(since.elapsed());
+        self.store.metrics.replicate.paused(clock::since(since));
         waited
     }
 

@@ -158,7 +158,7 @@ impl Cursor {
                 continue;
             }
             self.find(client, &why).await?;
-            if since.elapsed() >= client.config.read_within.0 {
+            if clock::since(since) >= client.config.read_within.0 {
                 let waiting_for = format!("location {}: {why}", self.source.location);
                 return Err(Failed::Read(ReadError::TimedOut { waiting_for }));
             }
@@ -212,7 +212,7 @@ impl Cursor {
         let room = client.buffers.take(left as usize);
         let since = clock::now();
         let answer = connection.call(request, frame, Some(room)).await.map_err(trouble)?;
-        client.metrics.fetch_seconds.observe(since.elapsed().as_secs_f64());
+        client.metrics.fetch_seconds.observe(clock::since(since).as_secs_f64());
         let senseless = |what: &str| Trouble::Senseless(format!("its worker's answer to a fetch {what}"));
         if answer.kind != Kind::Fetched as u8 {
             return Err(senseless("is of another kind"));

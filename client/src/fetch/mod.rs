@@ -274,7 +274,7 @@ impl Reading {
         let At::Fetching(ahead) = &mut self.at else { return Ok(false) };
         let since = clock::now();
         let arrived = ahead.arrived().await;
-        client.metrics.read_wait_seconds.inc_by(since.elapsed().as_secs_f64());
+        client.metrics.read_wait_seconds.inc_by(clock::since(since).as_secs_f64());
         // From here on nothing waits, so a dropped future cannot fall between two states.
         let location = ahead.location();
         match arrived {

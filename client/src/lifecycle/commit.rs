@@ -177,7 +177,7 @@ impl At<'_> {
             committing.told = true;
             (committing.since, state.degraded())
         };
-        let (shuffle, generation, ms) = (self.shuffle, self.generation, since.elapsed().as_millis());
+        let (shuffle, generation, ms) = (self.shuffle, self.generation, clock::since(since).as_millis());
         tracing::info!(event = "committed", shuffle, %generation, ms);
         if degraded > 0 {
             let text = "locations of which one copy is sealed; the seal is offered to the other one";
@@ -345,7 +345,7 @@ impl At<'_> {
         });
     }
 
-    fn door(&self) -> Result<v1::worker_client::WorkerClient<tonic::transport::Channel>, tonic::Status> {
+    fn door(&self) -> Result<v1::worker_client::WorkerClient<mallorn_runtime::grpc::Channel>, tonic::Status> {
         let door = self.shared.workers.door(self.worker);
         door.ok_or_else(|| tonic::Status::unavailable("the worker's address is not known"))
     }

@@ -10,10 +10,9 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_proto::v1::worker_client::WorkerClient;
 use mallorn_runtime::clock::Clock;
-use mallorn_runtime::grpc;
+use mallorn_runtime::grpc::{self, Channel};
 use mallorn_runtime::random::Random;
 use parking_lot::Mutex;
-use tonic::transport::Channel;
 
 use super::MASTER_WITHIN;
 use crate::config::LifecycleConfig;

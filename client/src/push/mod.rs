@@ -351,7 +351,7 @@ impl AttemptShared {
             }
             flush_fullest(&self.client, bytes);
         };
-        self.client.metrics.push_wait_seconds.inc_by(since.elapsed().as_secs_f64());
+        self.client.metrics.push_wait_seconds.inc_by(clock::since(since).as_secs_f64());
         Ok(permit)
     }
 

@@ -75,7 +75,7 @@ struct Rounds {
 impl Rounds {
     /// Whether nothing was taken for as long as a push looks for room.
     fn is_stuck(&mut self, shared: &AttemptShared) -> bool {
-        self.stuck_since.get_or_insert_with(clock::now).elapsed() >= shared.client.config.no_space_within.0
+        clock::since(*self.stuck_since.get_or_insert_with(clock::now)) >= shared.client.config.no_space_within.0
     }
 }
 
@@ -155,7 +155,7 @@ async fn push_request(
     let request = connection.next_request();
     let since = clock::now();
     let answer = connection.call(request, frame(request, &batches), None).await;
-    shared.client.metrics.push_seconds.observe(since.elapsed().as_secs_f64());
+    shared.client.metrics.push_seconds.observe(clock::since(since).as_secs_f64());
     let statuses = match answer {
         Ok(answer) if answer.kind == Kind::PushReply as u8 => PushReply::decode(&answer.header).ok(),
         Ok(_) => None,

@@ -208,6 +208,8 @@ impl Connection {
         let inner = &self.inner;
         let _permit = inner.window.acquire().await.map_err(|_| inner.waiting.reason())?;
         let (sender, receiver) = oneshot::channel();
+        #[cfg(feature = "sim")]
+        self.repeat_push(&frame);
         let _guard = inner.waiting.register(request, Waiter { sender, room })?;
         inner.waiting.asked();
         let exchange = async {
@@ -234,6 +236,20 @@ impl Connection {
         waiting.asked();
         let begun = Begun { waiting: Arc::clone(waiting), request, receiver };
         self.tell(frame).await.map(|()| begun)
+    }
+
+    /// In simulation a push may arrive once more, later; its second answer is nobody's.
+    #[cfg(feature = "sim")]
+    fn repeat_push(&self, frame: &Frame) {
+        let is_push = [Kind::Push as u8, Kind::PushMerged as u8].contains(&frame.kind());
+        if let Some(after) = crate::simulation::here().filter(|_| is_push).and_then(|host| host.pushed_again()) {
+            let (connection, frame) = (self.clone(), frame.clone());
+            task::spawn(async move {
+                clock::sleep(after).await;
+                let is_sent = connection.tell(frame).await.is_ok();
+                tracing::info!(event = "push_repeated", late_by_ms = clock::millis(after), is_sent);
+            });
+        }
     }
 
     /// Sends a message that has no answer. Waits while the queue is full; a worker that takes nothing ends that wait, and
@@ -465,7 +481,7 @@ impl Waiting {
     fn close_if_silent(&self) {
         let silent = {
             let silence = self.silence.lock();
-            !silence.receiving && silence.since.is_some_and(|since| since.elapsed() >= SILENT_MAX)
+            !silence.receiving && silence.since.is_some_and(|since| clock::since(since) >= SILENT_MAX)
         };
         if silent {
             self.close(&format!("nothing was heard of the worker for {} s", SILENT_MAX.as_secs()));

@@ -20,6 +20,7 @@ use crate::net::WriteHalf;
 const SLICES_PER_WRITE: usize = 128;
 
 /// A frame ready to be written.
+#[cfg_attr(feature = "sim", derive(Clone))]
 pub struct Frame {
     /// Prefix, header, and what of the body was small enough to be built beside them.
     pub(super) head: BytesMut,
@@ -28,6 +29,12 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The type of its message.
+    #[cfg(feature = "sim")]
+    pub(super) fn kind(&self) -> u8 {
+        self.head[4]
+    }
+
     /// Makes a frame. All that `header` writes is its header; `body` is not copied.
     ///
     /// # Panics

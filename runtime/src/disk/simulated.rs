@@ -56,6 +56,8 @@ struct State {
     random: Random,
     /// Operations that a condition made fail or wait.
     struck: BTreeMap<Strike, u64>,
+    /// Changes and syncs that are left until the machine dies.
+    dies_after: Option<u64>,
 }
 
 /// What an operation does, as far as that decides whether it works.
@@ -90,7 +92,19 @@ impl State {
         path.ancestors().find_map(|folder| self.conditions.get(folder)).cloned().unwrap_or_default()
     }
 
+    fn has_died(&self) -> bool {
+        self.dies_after == Some(0)
+    }
+
     fn check(&mut self, path: &Path, operation: Operation) -> io::Result<()> {
+        if self.has_died() {
+            return Err(Errno::IO.into());
+        }
+        if matches!(operation, Operation::Write | Operation::Sync)
+            && let Some(left) = &mut self.dies_after
+        {
+            *left -= 1;
+        }
         let conditions = self.conditions(path);
         let (strike, answer) = match operation {
             _ if conditions.vanished => (Strike::Vanished, Errno::NOENT),
@@ -132,6 +146,7 @@ impl Tree {
             boots: 1,
             random,
             struck: BTreeMap::new(),
+            dies_after: None,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }

@@ -169,6 +169,11 @@ impl Running<'_> {
     }
 
     fn outcome_of(&self, error: &PushError) -> MapOutcome {
+        let (board, name) = (&self.world.board, self.name);
+        if error.to_string().contains("says that it is dead") {
+            let is_over = board.is_over(name.shuffle, name.generation) || board.is_released(name.shuffle);
+            self.world.oracle.told_dead(name, is_over);
+        }
         match error {
             PushError::NoSpace { .. } => {
                 self.world.board.count("no space");

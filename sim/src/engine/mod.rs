@@ -6,7 +6,7 @@
 mod map;
 mod read;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use mallorn_client::{ClientStats, ShuffleClient};
 use mallorn_oracle::Oracle;
 use mallorn_runtime::random::Random;
+use mallorn_runtime::simulation::Host;
 use mallorn_runtime::{clock, task};
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -36,7 +37,7 @@ const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// A way to spoil what the oracle sees, or what it takes for granted: for its own tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sabotage {
+pub(crate) enum Spoil {
     /// One unit that was delivered is left out.
     Lose,
     /// One batch is delivered twice.
@@ -51,7 +52,7 @@ pub(crate) enum Sabotage {
     Lone,
 }
 
-impl Sabotage {
+impl Spoil {
     pub(crate) const ALL: [Self; 6] = [Self::Lose, Self::Repeat, Self::Loser, Self::Cut, Self::Lie, Self::Lone];
 
     /// Where it shows.
@@ -73,7 +74,20 @@ pub(crate) struct World {
     pub(crate) oracle: Oracle,
     pub(crate) board: Board,
     pub(crate) trace: Trace,
-    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) spoil: Option<Spoil>,
+    /// Whether disks spoil in this run what they were given, or can't read it.
+    pub(crate) disks_spoil: bool,
+    /// The machine of each host.
+    pub(crate) machines: BTreeMap<String, Host>,
+}
+
+impl World {
+    /// What runs from here on runs on this host's machine.
+    pub(crate) fn enter(&self, host: &str) {
+        if let Some(machine) = self.machines.get(host) {
+            machine.enter();
+        }
+    }
 }
 
 /// Work for an executor; the answer is lost when the executor dies.

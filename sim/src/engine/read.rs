@@ -7,7 +7,7 @@ use mallorn_oracle::{Asked, Delivered, Ended, Wanted, read_units, write_unit};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-use super::{Dropper, Sabotage, World, pause, run_for};
+use super::{Dropper, Spoil, World, pause, run_for};
 use crate::setup::random;
 
 /// A range of partitions to read.
@@ -94,8 +94,8 @@ async fn run_opened(
         }
         pause(&world.shape, random).await;
     };
-    if let Some(sabotage) = world.sabotage {
-        spoil(world, sabotage, &asked, &mut delivered);
+    if let Some(how) = world.spoil {
+        spoil(world, how, &asked, &mut delivered);
     }
     let ended = if result.is_ok() { Ended::Whole } else { Ended::Failed };
     world.oracle.read(&asked, &delivered, ended);
@@ -112,8 +112,11 @@ fn taken(batch: Batch) -> Delivered {
 fn failed(world: &World, task: &ReadTask, error: &ReadError) -> ReadOutcome {
     world.trace.say(format_args!("read {} of s{} p{:?}: {error}", task.number, task.shuffle, task.partitions));
     match error {
-        ReadError::PartitionLost { generation, partition, incomplete, .. } => {
+        ReadError::PartitionLost { generation, partition, incomplete, why, .. } => {
             world.board.count("partitions lost");
+            if let Some(rule) = broken_rule(world, task, why) {
+                world.oracle.violated(format_args!("{task:?}: {rule}: {why}"));
+            }
             let strange = incomplete.iter().any(|token| task.tokens.iter().flatten().all(|asked| asked != token));
             let nothing_to_do = task.tokens.is_some() && incomplete.is_empty();
             if strange || nothing_to_do || !task.partitions.contains(&partition.0) {
@@ -136,24 +139,35 @@ fn failed(world: &World, task: &ReadTask, error: &ReadError) -> ReadOutcome {
     }
 }
 
+/// What a reader finds out by its own sums and checksums, nobody else has noticed: its last line of defence held, and
+/// the one before it did not.
+fn broken_rule(world: &World, task: &ReadTask, why: &str) -> Option<&'static str> {
+    let is_short = why.contains("map(s) are missing") || why.contains("the winners pushed");
+    if task.tokens.is_none() && is_short {
+        return Some("the plan was whole, and what was read is not");
+    }
+    let is_broken = why.contains("its bytes are broken") || why.contains("bad_checksum");
+    (is_broken && !world.disks_spoil).then_some("a worker serves bytes that are not what was pushed")
+}
+
 /// Makes what was delivered wrong, where it can be made so.
-fn spoil(world: &World, sabotage: Sabotage, asked: &Asked, delivered: &mut Vec<Delivered>) {
+fn spoil(world: &World, how: Spoil, asked: &Asked, delivered: &mut Vec<Delivered>) {
     let Some(at) = delivered.iter().position(|batch| !batch.data.is_empty()) else { return };
-    match sabotage {
-        Sabotage::Lose => {
+    match how {
+        Spoil::Lose => {
             let unit = u32::from_le_bytes(delivered[at].data[..4].try_into().unwrap_or_default());
             delivered[at].data.drain(..unit as usize);
         }
-        Sabotage::Repeat => delivered.push(delivered[at].clone()),
-        Sabotage::Cut => drop(delivered[at].data.pop()),
-        Sabotage::Loser => {
+        Spoil::Repeat => delivered.push(delivered[at].clone()),
+        Spoil::Cut => drop(delivered[at].data.pop()),
+        Spoil::Loser => {
             let Some(unit) = world.oracle.unit_of_a_loser(asked) else { return };
             let mut data = Vec::new();
             write_unit(unit.of, unit.partition, unit.sequence, 100, &mut data);
             debug_assert!(read_units(&data).is_ok_and(|units| units.len() == 1), "what was written can be read");
             delivered.push(Delivered { partition: unit.partition, map: unit.of.map, data });
         }
-        Sabotage::Lie | Sabotage::Lone => return,
+        Spoil::Lie | Spoil::Lone => return,
     }
     world.board.count("reads spoilt");
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mallorn_runtime::disk::{Conditions, Disk, Latency, Strike};
+use serde::{Deserialize, Serialize};
 
 use crate::setup::Disks;
 
@@ -14,7 +15,7 @@ use crate::setup::Disks;
 const FULL_BYTES: u64 = 64 * 1024;
 
 /// How a disk is, for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Trouble {
     /// It has no room.
     Full,
@@ -117,7 +118,7 @@ pub(crate) fn put_in_order(disk: &Disk, folder: &Path, disks: Disks) {
 }
 
 /// Which files a bit is flipped in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Target {
     Segment,
     Records,

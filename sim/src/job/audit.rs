@@ -11,7 +11,7 @@ use mallorn_runtime::{clock, grpc};
 
 use super::{AGAIN, Job};
 use crate::board::Doing;
-use crate::engine::Task;
+use crate::engine::{Queue, Task, World};
 use crate::faults;
 use crate::setup::{CLUSTER, MASTER_PORT};
 
@@ -28,20 +28,7 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
         clock::sleep(AGAIN).await;
     }
     // Connections are still open, and readers were dropped half-way: none of that may hold anything.
-    for what in ["locations", "streams", "memory_held_bytes"] {
-        until_zero(&audit, what, || board.metric(&format!("mallorn_worker_{what}"))).await;
-    }
-    until_the_master_says(&audit, "held bytes", |cluster| {
-        // One that went with its disks stays listed for a while, as it was.
-        let is_lost =
-            |worker: &&v1::DescribedWorker| worker.worker.as_ref().is_some_and(|worker| worker.state() == State::Lost);
-        let here = cluster.workers.iter().filter(|worker| !is_lost(worker));
-        here.filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes).sum()
-    })
-    .await;
-    let disks = job.world.settings.disks;
-    let files = |(host, disk): (String, Disk)| (host, faults::files(&disk, disks).len() as f64);
-    until_zero(&audit, "files", || board.disks().into_iter().map(files).collect()).await;
+    workers_are_empty(&job.world, &audit).await;
     job.mappers.iter().chain(&job.reducers).for_each(|queue| queue.push(Task::Leave));
     clock::sleep(Duration::from_secs(2)).await;
     audit.now("waits for tasks of the driver that were left to themselves");
@@ -61,6 +48,40 @@ pub(super) async fn nothing_left(job: Arc<Job>) {
         Err(error) => world.oracle.violated(format_args!("end the application: {error}")),
     }
     until_the_master_says(&audit, "applications", |cluster| cluster.applications).await;
+}
+
+/// The same where the driver has died in the middle: its attempts and readers end by themselves, its application by its
+/// lease, and then everything that was its own is deleted everywhere.
+pub(super) async fn nothing_left_without_its_driver(world: &World, executors: &[Queue]) {
+    let audit = world.board.begin_doing("audit");
+    world.board.count("drivers that died");
+    audit.now("waits for attempts and reads without their driver");
+    while world.board.is_anybody_doing("attempt") || world.board.is_anybody_doing("read") {
+        clock::sleep(AGAIN).await;
+    }
+    until_the_master_says(&audit, "applications", |cluster| cluster.applications).await;
+    world.board.want_calm();
+    workers_are_empty(world, &audit).await;
+    executors.iter().for_each(|queue| queue.push(Task::Leave));
+}
+
+/// No worker has a location, a stream, a byte in memory or a file.
+async fn workers_are_empty(world: &World, audit: &Doing) {
+    let board = &world.board;
+    for what in ["locations", "streams", "memory_held_bytes"] {
+        until_zero(audit, what, || board.metric(&format!("mallorn_worker_{what}"))).await;
+    }
+    until_the_master_says(audit, "held bytes", |cluster| {
+        // One that went with its disks stays listed for a while, as it was.
+        let is_lost =
+            |worker: &&v1::DescribedWorker| worker.worker.as_ref().is_some_and(|worker| worker.state() == State::Lost);
+        let here = cluster.workers.iter().filter(|worker| !is_lost(worker));
+        here.filter_map(|worker| worker.memory.as_ref()).map(|memory| memory.held_bytes).sum()
+    })
+    .await;
+    let disks = world.settings.disks;
+    let files = |(host, disk): (String, Disk)| (host, faults::files(&disk, disks).len() as f64);
+    until_zero(audit, "files", || board.disks().into_iter().map(files).collect()).await;
 }
 
 async fn until_zero(audit: &Doing, what: &str, measure: impl Fn() -> Vec<(String, f64)>) {

@@ -3,10 +3,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mallorn_client::{Generation, Token};
+use mallorn_oracle::AttemptName;
 use mallorn_runtime::{clock, task};
 use rand::Rng as _;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 
 use super::{AGAIN, Job, Shuffle};
@@ -36,11 +39,12 @@ pub(super) async fn run(
 ) -> MapsEnd {
     let (sender, mut ended) = mpsc::channel(maps.len().max(1));
     for map in maps {
-        let one = Map { job: Arc::clone(&shuffle.job), shuffle: shuffle.number, map: *map, generation };
+        let one = Arc::new(Map { job: Arc::clone(&shuffle.job), shuffle: shuffle.number, map: *map, generation });
         let (sender, first) = (sender.clone(), attempts[*map as usize]);
         task::spawn(async move {
+            let map = one.map;
             let came_out = one.run(first).await;
-            let _ = sender.send((one.map, came_out)).await;
+            let _ = sender.send((map, came_out)).await;
         });
     }
     drop(sender);
@@ -70,12 +74,14 @@ struct Map {
 }
 
 impl Map {
-    async fn run(&self, first: u32) -> One {
+    async fn run(self: Arc<Self>, first: u32) -> One {
         let world = &self.job.world;
         let mut random = random(world.seed, "map", &[self.shuffle, self.map, first]);
         let mut next_attempt = first;
         loop {
-            let mut outcomes = self.start(next_attempt..next_attempt + world.shape.at_once);
+            let attempts = next_attempt..next_attempt + world.shape.at_once;
+            attempts.clone().for_each(|attempt| self.may_be_killed(attempt, &mut random));
+            let mut outcomes = self.start(attempts);
             next_attempt += world.shape.at_once;
             // The first that says how the map has ended is enough; whoever still runs is left to find out.
             while let Some((attempt, outcome)) = outcomes.recv().await {
@@ -120,12 +126,32 @@ impl Map {
         }
     }
 
+    /// An engine's driver may lose patience with an attempt that still runs.
+    fn may_be_killed(self: &Arc<Self>, attempt: u32, random: &mut StdRng) {
+        let shape = &self.job.world.shape;
+        if random.random_range(0..100) >= shape.declared_dead_percent {
+            return;
+        }
+        let after_ms = random.random_range(0..=10 + u64::from(shape.units) * (1 + shape.pause_max_ms) / 4);
+        let this = Arc::clone(self);
+        task::spawn(async move {
+            clock::sleep(Duration::from_millis(after_ms)).await;
+            this.give_up(attempt);
+        });
+    }
+
     /// An engine's driver may say so, whether the attempt still runs, never did, or has ended.
     fn give_up(&self, attempt: u32) {
         let (shuffle, map) = (self.shuffle, self.map);
         let generation = self.generation.unwrap_or(Generation(0));
-        if let Err(error) = self.job.manager.attempt_failed(shuffle, generation, map, attempt) {
-            self.job.world.trace.say(format_args!("declare attempt {shuffle}.{map}.{attempt} failed: {error}"));
+        match self.job.manager.attempt_failed(shuffle, generation, map, attempt) {
+            Ok(()) => {
+                let generation = generation.0;
+                self.job.world.oracle.declared_dead(AttemptName { shuffle, generation, map, attempt });
+            }
+            Err(error) => {
+                self.job.world.trace.say(format_args!("declare attempt {shuffle}.{map}.{attempt} failed: {error}"));
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use crate::board::Doing;
-use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Sabotage, Task, World};
+use crate::engine::{MapOutcome, MapTask, Queue, ReadOutcome, ReadTask, Spoil, Task, World};
 use crate::faults::Phase;
 use crate::setup::{APPLICATION, JobKind, Kept, derive, random};
 
@@ -48,7 +48,7 @@ struct Shuffle {
     doing: Doing,
 }
 
-/// Runs the whole job; the simulation is over when it returns.
+/// Runs the whole job.
 pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue>) -> turmoil::Result {
     // As a task of its own: where the driver is taken down, nothing of it outlives its clock.
     let whole = task::spawn(async move {
@@ -59,11 +59,25 @@ pub(crate) async fn drive(world: World, mappers: Vec<Queue>, reducers: Vec<Queue
         for shuffle in running {
             shuffle.await?;
         }
-        job.world.board.want_calm();
+        let board = job.world.board.clone();
+        board.want_calm();
         audit::nothing_left(job).await;
+        board.finish();
         Ok::<_, JoinError>(())
     });
     Ok(whole.await??)
+}
+
+/// Waits for the end of the job; where its driver dies, for everything of it to be gone all the same.
+pub(crate) async fn watch(world: World, executors: Vec<Queue>) -> turmoil::Result {
+    while !world.board.is_finished() {
+        if world.board.is_orphaned() {
+            audit::nothing_left_without_its_driver(&world, &executors).await;
+            return Ok(());
+        }
+        clock::sleep(AGAIN).await;
+    }
+    Ok(())
 }
 
 async fn start(world: &World) -> LifecycleManager {
@@ -114,7 +128,7 @@ impl Shuffle {
     fn kept(&self) -> Kept {
         let world = &self.job.world;
         let kept = world.shape.shuffles[self.number as usize];
-        if world.sabotage == Some(Sabotage::Lone) { Kept { copies: 1, ..kept } } else { kept }
+        if world.spoil == Some(Spoil::Lone) { Kept { copies: 1, ..kept } } else { kept }
     }
 
     async fn release(&self) {
@@ -127,6 +141,19 @@ impl Shuffle {
                 Err(error) => self.job.must_be_out_of_reach("release", &error),
             }
             clock::sleep(AGAIN).await;
+        }
+        self.read_what_is_released().await;
+    }
+
+    /// A shuffle that was released is not an empty one.
+    async fn read_what_is_released(&self) {
+        let tokens = (self.job.world.shape.kind == JobKind::Tokens).then(Vec::new);
+        let task = ReadTask { shuffle: self.number, partitions: 0..1, maps: None, tokens, number: 0, restarts: false };
+        if let Some(ReadOutcome::Whole { .. }) = self.job.run_read(task).await {
+            self.job
+                .world
+                .oracle
+                .violated(format_args!("shuffle {} is released, and was read to its end", self.number));
         }
     }
 }

@@ -54,6 +54,10 @@ async fn register(shuffle: &Shuffle) -> Generation {
 /// Whether `seen` is the current one or an older one, the answer is the current one.
 async fn next_generation(shuffle: &Shuffle, seen: Generation) -> Generation {
     shuffle.doing.now(format_args!("asks for the generation after {}", seen.0));
+    // `MAX` asks for the current one only.
+    if seen.0 < u32::MAX {
+        shuffle.job.world.board.leaves_generation(shuffle.number, seen.0);
+    }
     loop {
         // It may have started without a place for its partitions: the same question then finds them one.
         match shuffle.job.manager.next_generation(shuffle.number, seen).await {

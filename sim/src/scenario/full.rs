@@ -40,6 +40,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
         sizes: UnitSizes { usual_bytes, largest_bytes: 1_000_000, large_percent: 6, empty_percent: 2 },
         at_once: 1,
         abandoned_percent: *[0, 10].get(random.random_range(0..2)).unwrap_or(&0),
+        declared_dead_percent: 0,
         dropped_percent: 5,
         pause_max_ms: 5,
         reads_early: false,

@@ -2,14 +2,17 @@
 //!
 //! Owns their names, and what is common to their drawing. What can be drawn stands in `setup` and `faults`.
 
+mod clocks;
 mod copies;
 mod crash;
 mod disk;
 mod drain;
 mod full;
 mod network;
+mod orphan;
 mod power;
 mod split;
+mod steps;
 mod tokens;
 
 use std::fmt;
@@ -20,12 +23,14 @@ use mallorn_oracle::UnitSizes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use serde::{Deserialize, Serialize};
 
 use crate::faults::{At, Latency, Phase};
-use crate::setup::{Disks, JobKind, JobShape, Kept, Settings, Setup, random};
+use crate::setup::{Calls, Disks, JobKind, JobShape, Kept, Settings, Setup, random};
 
 /// A family of runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
     /// Workers crash while maps run, between commit and read, and during reads.
     Crash,
@@ -45,10 +50,16 @@ pub(crate) enum Scenario {
     Split,
     /// Workers are told to end, and come back, at any moment.
     Drain,
+    /// Clocks run fast and slow, and jump.
+    Clocks,
+    /// Machines of workers die at a step of their disks, and come back with these, with none, or with another's.
+    Steps,
+    /// The driver dies for good.
+    Orphan,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Crash,
         Self::Network,
         Self::Tokens,
@@ -58,6 +69,9 @@ impl Scenario {
         Self::Copies,
         Self::Split,
         Self::Drain,
+        Self::Clocks,
+        Self::Steps,
+        Self::Orphan,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -71,6 +85,9 @@ impl Scenario {
             Self::Copies => "copies",
             Self::Split => "split",
             Self::Drain => "drain",
+            Self::Clocks => "clocks",
+            Self::Steps => "steps",
+            Self::Orphan => "orphan",
         }
     }
 
@@ -86,6 +103,9 @@ impl Scenario {
             Self::Copies => "two copies of everything; workers crash, links between them are cut and held",
             Self::Split => "tiny soft and hard limits, merged pushes, replaced epochs, losers that push on",
             Self::Drain => "workers are told to end and come back while maps push and commit and readers read",
+            Self::Clocks => "clocks run fast and slow, and jump as those of machines that stood still",
+            Self::Steps => "machines die in the middle of a write; disks come back, or empty, or another worker's",
+            Self::Orphan => "the driver dies for good: its lease ends, and everything of it is released everywhere",
         }
     }
 
@@ -102,6 +122,9 @@ impl Scenario {
             Self::Copies => copies::draw(&mut random),
             Self::Split => split::draw(&mut random),
             Self::Drain => drain::draw(&mut random),
+            Self::Clocks => clocks::draw(&mut random),
+            Self::Steps => steps::draw(&mut random),
+            Self::Orphan => orphan::draw(&mut random),
         }
     }
 }
@@ -132,6 +155,7 @@ impl FromStr for Scenario {
 fn small_settings(random: &mut StdRng) -> Settings {
     let body_limit_bytes = 64 * 1024;
     let (soft_split_bytes, hard_split_bytes) = split_limits(random);
+    let (mappers, reducers) = (2, 2);
     Settings {
         arenas_mib: vec![16; 3],
         disks: Disks {
@@ -143,8 +167,8 @@ fn small_settings(random: &mut StdRng) -> Settings {
         grace_ms: random.random_range(2000..20_000),
         soft_split_bytes,
         hard_split_bytes,
-        mappers: 2,
-        reducers: 2,
+        mappers,
+        reducers,
         body_limit_bytes,
         round_robin: random.random_bool(0.5),
         worker_lease_ms: random.random_range(1000..3000),
@@ -158,6 +182,29 @@ fn small_settings(random: &mut StdRng) -> Settings {
         codec: *[Compression::None, Compression::Lz4, Compression::Zstd].choose(random).unwrap_or(&Compression::None),
         connections: random.random_range(1..=2),
         latency: Latency { min_ms: 1, max_ms: random.random_range(2..30) },
+        clocks_permille: clocks(2 + 3 + mappers + reducers, random),
+        calls: calls(random),
+    }
+}
+
+/// Mostly right; else each runs up to seven percent fast or slow, which is less than what lease holders allow for.
+fn clocks(hosts: u32, random: &mut StdRng) -> Vec<u32> {
+    if random.random_bool(0.7) {
+        return Vec::new();
+    }
+    (0..hosts).map(|_| random.random_range(930..=1070)).collect()
+}
+
+/// Mostly good; else some calls arrive once more, and late, and some answers are lost.
+fn calls(random: &mut StdRng) -> Calls {
+    if random.random_bool(0.7) {
+        return Calls::default();
+    }
+    Calls {
+        repeated: random.random_range(0..150),
+        unanswered: *[0, 20, 60].choose(random).unwrap_or(&0),
+        pushed_again: random.random_range(0..150),
+        late_by_max_ms: *[50, 500, 5000].choose(random).unwrap_or(&500),
     }
 }
 
@@ -184,6 +231,7 @@ fn small_job(kind: JobKind, random: &mut StdRng) -> JobShape {
         sizes: UnitSizes { usual_bytes: 600, largest_bytes: 60_000, large_percent: 3, empty_percent: 5 },
         at_once: 1,
         abandoned_percent: *[0, 0, 20].choose(random).unwrap_or(&0),
+        declared_dead_percent: *[0, 0, 20].choose(random).unwrap_or(&0),
         dropped_percent: *[0, 5, 20].choose(random).unwrap_or(&0),
         pause_max_ms: *[0, 5, 20, 60].choose(random).unwrap_or(&0),
         reads_early: random.random_bool(0.3),

@@ -5,14 +5,22 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{any, moment, small_job, small_settings};
-use crate::faults::{Fault, Kind, Phase, Schedule};
+use crate::faults::{At, Fault, Kind, Phase, Schedule};
 use crate::setup::{JobKind, JobShape, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     // Links may stay broken until all is healed; an application that its master has not heard for so long is not at an end.
-    let settings = Settings { application_lease_ms: 90_000, ..small_settings(random) };
-    let job = JobShape { at_once: 2, ..small_job(JobKind::Winners, random) };
+    let mut settings = Settings { application_lease_ms: 90_000, ..small_settings(random) };
+    let mut job = JobShape { at_once: 2, ..small_job(JobKind::Winners, random) };
     let mut faults = Vec::new();
+    if random.random_bool(0.3) {
+        // Attempts that outlast their leases, whose renewals are late.
+        settings.attempt_lease_ms = random.random_range(1000..2500);
+        job = JobShape { units: 150, pause_max_ms: 60, ..job };
+        let at = At { phase: Phase::Map, round: 0, after_ms: random.random_range(0..500) };
+        let (latency_max_ms, for_ms) = (random.random_range(300..1500), random.random_range(3000..10_000));
+        faults.push(Fault { at, kind: Kind::Slow { latency_max_ms, for_ms } });
+    }
     for _ in 0..random.random_range(1..=5) {
         let at = moment(&[Phase::Map, Phase::Committed, Phase::Read], &settings, &job, random);
         faults.push(Fault { at, kind: kind(&settings, random) });

@@ -6,12 +6,14 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{any, moment, small_job, small_settings};
-use crate::faults::{Fault, Kind, Phase, Schedule};
+use crate::faults::{At, Fault, Kind, Phase, Schedule};
 use crate::setup::{JobKind, JobShape, Kept, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
-    if random.random_bool(0.4) {
-        return one_after_commit(random);
+    match random.random_range(0..10) {
+        0..4 => return one_after_commit(random),
+        4..6 => return all_after_commit(random),
+        _ => {}
     }
     let settings = small_settings(random);
     let kind = if random.random_bool(0.3) { JobKind::Tokens } else { JobKind::Winners };
@@ -27,10 +29,24 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     Setup { settings, job, schedule }
 }
 
-/// One copy, synced, and a machine that is back before readers give it up.
+/// One copy that is only written, and the whole cluster loses its power, and has it back at once.
+fn all_after_commit(random: &mut StdRng) -> Setup {
+    let settings = Settings { wait_for_return_ms: 5000, ..small_settings(random) };
+    let kept = Kept { copies: 1, durability: Durability::Written };
+    let shape = small_job(JobKind::Winners, random);
+    let job = JobShape { shuffles: vec![kept], reads_early: false, partitions: 12, units: 80, ..shape };
+    let at = At { phase: Phase::Committed, round: 0, after_ms: random.random_range(0..100) };
+    let power = |host| Fault { at, kind: Kind::Power { host, back_after_ms: 200 } };
+    let faults = settings.workers().into_iter().map(power).collect();
+    let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
+    Setup { settings, job, schedule }
+}
+
+/// One copy, synced or only written, and a machine that is back before readers give it up.
 fn one_after_commit(random: &mut StdRng) -> Setup {
     let settings = Settings { wait_for_return_ms: 5000, ..small_settings(random) };
-    let kept = Kept { copies: 1, durability: Durability::Synced };
+    let durability = if random.random_bool(0.5) { Durability::Synced } else { Durability::Written };
+    let kept = Kept { copies: 1, durability };
     let job = JobShape { shuffles: vec![kept], reads_early: false, ..small_job(JobKind::Winners, random) };
     let mut at = moment(&[Phase::Committed, Phase::Read], &settings, &job, random);
     at.round = 0;

@@ -235,10 +235,17 @@ pub fn check_segment_header(
     if magic != SEGMENT_MAGIC {
         return Err(FormError::Header);
     }
-    if found != VERSION {
-        return Err(FormError::Version { found });
-    }
+    check_version(found)?;
     if header == segment_header(instance, shuffle, segment) { Ok(()) } else { Err(FormError::Header) }
+}
+
+/// There is no version 0: a loss of power has left the first bytes of a header, and zeros.
+fn check_version(found: u16) -> Result<(), FormError> {
+    match found {
+        VERSION => Ok(()),
+        0 => Err(FormError::Header),
+        found => Err(FormError::Version { found }),
+    }
 }
 
 impl Whole {
@@ -312,8 +319,8 @@ impl<'a> Reader<'a> {
         if magic != RECORDS_MAGIC {
             return None;
         }
-        if found != VERSION {
-            return Some(Err(FormError::Version { found }));
+        if let Err(error) = check_version(found) {
+            return Some(Err(error));
         }
         let boot = self.text(BOOT_BYTES_MAX)?;
         let name = self.text(APPLICATION_BYTES_MAX)?;
@@ -500,6 +507,23 @@ mod tests {
         put(&mut bytes, name, &Said::Whole(Whole { restored, synced: true, origins }), &FOLDERS);
         put(&mut bytes, name, &Said::Dropped, &FOLDERS);
         assert_eq!((VERSION, bytes.len(), crc(&bytes)), (2, 216, 1_884_412_694));
+    }
+
+    #[test]
+    fn a_torn_header_is_none_and_not_one_of_another_version() {
+        let mut records = Vec::new();
+        put_header(&mut records, &header());
+        let segment = segment_header(Instance(1), ShuffleId(2), 3);
+        for kept in 0..segment.len() {
+            let torn = |bytes: &[u8]| {
+                let mut torn = bytes.to_vec();
+                torn[kept.min(bytes.len() - 1)..].fill(0);
+                torn
+            };
+            assert_eq!(get_header(&torn(&records)).map(drop), Err(FormError::Header), "{kept}");
+            let torn = check_segment_header(&torn(&segment), Instance(1), ShuffleId(2), 3);
+            assert_eq!(torn, Err(FormError::Header), "{kept}");
+        }
     }
 
     #[test]

@@ -11,9 +11,8 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::reserve_request::Copy;
 use mallorn_proto::v1::reserved::Outcome;
 use mallorn_proto::v1::worker_client::WorkerClient;
-use mallorn_runtime::grpc;
+use mallorn_runtime::grpc::{self, Channel};
 use mallorn_worker_core::handover::Told;
-use tonic::transport::Channel;
 
 use super::{HandOver, Kind};
 use crate::memory::location::Location;

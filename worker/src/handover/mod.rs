@@ -28,7 +28,7 @@ use mallorn_proto::id::{Application, Handle, LocationId, WorkerId};
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1::master_client::MasterClient;
 use mallorn_runtime::backoff::Backoff;
-use mallorn_runtime::grpc;
+use mallorn_runtime::grpc::{self, Channel};
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::Tasks;
 use mallorn_sabotage::{self as sabotage, Sabotage};
@@ -36,7 +36,6 @@ use mallorn_worker_core::handover::{Origins, Told, groups};
 use mallorn_worker_core::push::Life;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tonic::transport::Channel;
 
 use self::doors::{Asked, Settled, Target};
 use crate::identity::Identity;
@@ -219,6 +218,9 @@ impl Round {
         let locations: Vec<_> = told.into_iter().map(|(location, _)| location).collect();
         let (first, longest) = SETTLE_BETWEEN;
         let mut backoff = Backoff::new(first, longest);
+        if sabotage::is(Sabotage::HandOverDeletedBeforeItIsKept) {
+            return self.settled(target, &locations, vec![true; locations.len()]).await;
+        }
         for _ in 0..SETTLE_TRIES {
             match self.of.settle(target, kind, &wire).await {
                 Settled::Known(kept) => return self.settled(target, &locations, kept).await,
@@ -235,7 +237,7 @@ impl Round {
     async fn settled(&self, target: &Target, locations: &[Arc<Location>], kept: Vec<bool>) {
         let (mut moved, mut bytes, mut failed) = (Vec::new(), 0, Vec::new());
         for (location, is_kept) in locations.iter().zip(kept.into_iter().chain(std::iter::repeat(false))) {
-            if is_kept || sabotage::is(Sabotage::HandOverDeletedBeforeItIsKept) {
+            if is_kept {
                 bytes += self.of.store.delete_moved(location);
                 moved.push(Arc::clone(location));
             } else {

@@ -163,7 +163,7 @@ mod tests {
         while pause.room().await == Waited::Room {
             attempts += 1;
         }
-        (attempts, pause.since.elapsed())
+        (attempts, clock::since(pause.since))
     }
 
     #[tokio::test(start_paused = true)]

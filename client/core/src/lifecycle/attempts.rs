@@ -158,6 +158,9 @@ impl Attempts {
 
     /// No effect on one that is over.
     fn die(&mut self, name: AttemptName) {
+        if sabotage::is(Sabotage::SkipTheFence) {
+            return;
+        }
         if let Some(Live { nonce, .. }) = self.live.remove(&name) {
             self.past.insert(name, Past { nonce, fate: Fate::Dead });
         }

@@ -105,6 +105,31 @@ impl DiskFaults {
         self.tree.state.lock().struck.clone()
     }
 
+    /// The machine dies with the disk as it is after so many more changes and syncs: the ones after that fail, and whatever
+    /// else is asked of it. `None` puts it in order again.
+    pub fn die_after(&self, changes: Option<u64>) {
+        self.tree.state.lock().dies_after = changes;
+    }
+
+    /// Whether it has died so.
+    pub fn has_died(&self) -> bool {
+        self.tree.state.lock().has_died()
+    }
+
+    /// Two machines come back with each other's disks. To be called when the processes of both are dead.
+    pub fn swap(&self, other: &Self) {
+        let mut ours = std::mem::take(&mut self.tree.state.lock().names);
+        std::mem::swap(&mut ours, &mut other.tree.state.lock().names);
+        self.tree.state.lock().names = ours;
+    }
+
+    /// All files are gone. To be called when the process is dead.
+    pub fn wipe(&self) {
+        let mut state = self.tree.state.lock();
+        state.names = super::names::Names::default();
+        state.locks.clear();
+    }
+
     /// Changes one bit (of 8) of a file's byte, unnoticed. Returns false where there is no such byte.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> bool {
         let state = self.tree.state.lock();

@@ -201,8 +201,10 @@ impl Names {
 
     /// Leaves what was synced, and of the rest as much as chance has it.
     pub(super) fn lose_power(&mut self, random: &Random) {
+        // Of names few, many or all are there again: a journal may have been written just before.
+        let kept_of_ten = [3, 7, 10][random.below(3) as usize];
         for change in std::mem::take(&mut self.unsynced) {
-            if random.below(2) == 1 {
+            if random.below(10) < kept_of_ten {
                 change.apply(&mut self.safe);
             }
         }
