@@ -50,7 +50,7 @@ const OUTSIDE: [&str; 11] = [
 ];
 
 /// Who may depend on whom among our crates; nobody stands before what it depends on.
-const DIRECTION: [(&str, &[&str]); 11] = [
+const DIRECTION: [(&str, &[&str]); 12] = [
     ("mallorn-proto", &[]),
     ("mallorn-runtime", &["mallorn-proto"]),
     ("mallorn-master-core", &["mallorn-proto"]),
@@ -62,6 +62,17 @@ const DIRECTION: [(&str, &[&str]); 11] = [
     ("mallorn", &SHELLS),
     ("mallorn-bench", &BENCH),
     ("mallorn-sim", &SHELLS),
+    ("mallorn-fuzz", &FUZZ),
+];
+
+/// It feeds every decoder, wherever that is.
+const FUZZ: [&str; 6] = [
+    "mallorn-proto",
+    "mallorn-runtime",
+    "mallorn-master",
+    "mallorn-worker",
+    "mallorn-client",
+    "mallorn-worker-core",
 ];
 
 /// It drives the client, and measures the pure parts alone.
