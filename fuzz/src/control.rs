@@ -1,5 +1,7 @@
 //! Every message of the control plane, and the types that are read from their fields.
 
+use std::fmt::Debug;
+
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, LocationId, WorkerId};
 use mallorn_proto::range_set::RangeSet;
@@ -39,6 +41,9 @@ messages!(
     ResolveRequest, ResolveReply,
 );
 
+/// How many messages there are; a higher first byte chooses the types.
+pub const MESSAGES_COUNT: u8 = MESSAGES.len() as u8;
+
 /// Which message, and its bytes.
 pub fn target(data: &[u8]) {
     let mut feed = Feed::new(data);
@@ -50,7 +55,7 @@ pub fn target(data: &[u8]) {
 }
 
 /// A message that is read is written as one that reads the same, and as no more bytes.
-fn again<M: Message + Default + PartialEq>(bytes: &[u8]) {
+fn again<M: Message + Default + PartialEq + Debug>(bytes: &[u8]) {
     let limit = BYTES_PER_BYTE * bytes.len() + SPARE_BYTES;
     let (read, held) = most(|| M::decode(bytes));
     assert!(held <= limit, "a message of {} bytes held {held}, more than {limit}", bytes.len());

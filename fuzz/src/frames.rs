@@ -18,6 +18,8 @@ use crate::feed::Feed;
 const BODY_BYTES_MAX: usize = 4 * Inbound::<Lender>::BUFFER_BYTES_MIN;
 /// Most bytes of one input; the socket's own buffers hold as much.
 const STREAM_BYTES_MAX: usize = 64 * 1024;
+/// Most pieces that a stream is sent in; each is a call to the system.
+const PIECES_MAX: usize = 256;
 /// No read is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,8 +87,8 @@ pub fn target(data: &[u8]) {
     let expected = by_the_book(&bytes, takes);
     let heard = runtime().block_on(async {
         let (mut far, read) = pair().await;
-        let mut ear = Ear { inbound: Inbound::new(read, Lender::default(), BODY_BYTES_MAX), takes, frames: Vec::new() };
-        let mut pieces = bytes.chunks(1 + cut);
+        let ear = Ear { inbound: Inbound::new(read, Lender::default(), BODY_BYTES_MAX), takes, frames: Vec::new() };
+        let mut pieces = bytes.chunks((1 + cut).max(bytes.len() / PIECES_MAX));
         ear.hear(&mut far, &mut pieces).await
     });
     assert_eq!(heard, expected);
