@@ -48,13 +48,17 @@ fn framed(mut feed: Feed<'_>) {
     let mut bytes = Vec::new();
     while !feed.is_empty() {
         let body = feed.piece();
-        let mut crc = Crc32c::new();
-        crc.update(body);
         bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&crc.value().to_le_bytes());
+        bytes.extend_from_slice(&crc(body).to_le_bytes());
         bytes.extend_from_slice(body);
     }
     read(&bytes);
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut crc = Crc32c::new();
+    crc.update(bytes);
+    crc.value()
 }
 
 fn read(bytes: &[u8]) {
@@ -161,8 +165,12 @@ fn list(mut feed: Feed<'_>) {
         first_map: 0,
         last_map: u32::MAX,
         crc: 0,
-        list_crc: 0,
+        list_crc: crc(list),
     };
+    if !extent.is_list(list) {
+        assert!(!fits || all != u64::from(stored) || list.len() % ENTRY_BYTES != 0, "a list that fits is refused");
+        return;
+    }
     let part = ExtentPart { extent, from: offset.saturating_add(from % (all + 1)), selects: true };
     if let Ok(selection) = part.select(list, limit, maps) {
         within(&selection.runs, stored);

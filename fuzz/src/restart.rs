@@ -1,10 +1,12 @@
 //! A worker that starts in folders whose files were changed: what it serves is what was written, or nothing.
 
 use mallorn_proto::batch::{Batches, verify};
+use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::LocationId;
 use mallorn_proto::v1;
 use mallorn_runtime::disk::Disk;
 use mallorn_worker::{Running, WorkerConfig};
+use mallorn_worker_core::record;
 
 use crate::data_port::Peer;
 use crate::door::runtime;
@@ -19,11 +21,11 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Partitions that are asked for, also those that were not written.
 const PARTITIONS: u32 = 8;
 
-/// Whether power was lost and what was synced before, then changes.
+/// Whether power was lost, what was synced before, whether records are forged; then changes.
 pub fn target(data: &[u8]) {
     let mut feed = Feed::new(data);
     let mode = feed.byte();
-    let (lost_power, synced) = (mode & 1 == 1, mode & 2 == 2);
+    let (lost_power, synced, forged) = (mode & 1 == 1, mode & 2 == 2, mode & 4 == 4);
     let boot = if lost_power { "another".to_owned() } else { Disk::real().boot_id() };
     let mut image = Image::new(&boot, synced);
     let before = Image::new(&boot, synced);
@@ -33,9 +35,13 @@ pub fn target(data: &[u8]) {
         }
         edit(&mut image, &mut feed);
     }
+    if forged {
+        image.files.iter_mut().for_each(|files| forge(&mut files[1]));
+    }
     let changed = |file: usize| (0..2).any(|folder| image.files[folder][file] != before.files[folder][file]);
     let found = Found {
         segments_changed: changed(2),
+        forged,
         nothing_changed: !(0..3).any(changed),
         // Only then is everything read before it is taken in.
         all_read: lost_power && !synced,
@@ -93,7 +99,23 @@ fn edit(image: &mut Image, feed: &mut Feed<'_>) {
     image.files[folder][file].truncate(FILE_BYTES_MAX);
 }
 
+/// Gives every record the checksum of what it says: its writer was broken, and not its bytes.
+fn forge(records: &mut [u8]) {
+    let Ok((_, rest)) = record::get_header(records) else { return };
+    let mut at = records.len() - rest.len();
+    while let Some((length, _)) = records[at..].split_first_chunk::<4>() {
+        let body = at + 8..at + 8 + u32::from_le_bytes(*length) as usize;
+        let Some(said) = records.get(body.clone()) else { return };
+        let mut crc = Crc32c::new();
+        crc.update(said);
+        records[at + 4..at + 8].copy_from_slice(&crc.value().to_le_bytes());
+        at = body.end;
+    }
+}
+
 struct Found {
+    /// Then what records say is not what was written; but it is not made up for either.
+    forged: bool,
     segments_changed: bool,
     nothing_changed: bool,
     all_read: bool,
@@ -105,7 +127,7 @@ impl Found {
         let described = asker.describe().await;
         let sealed = written.iter().filter(|one| one.is_sealed).count() as u64;
         assert_eq!(described.open, 0, "nothing is open after a restart");
-        assert!(described.sealed <= sealed && described.sealed + described.frozen <= written.len() as u64);
+        assert!(self.forged || described.sealed <= sealed && described.sealed + described.frozen <= written.len() as u64);
         if self.nothing_changed {
             assert_eq!((described.sealed, described.frozen), (sealed, written.len() as u64 - sealed));
         }
@@ -116,6 +138,10 @@ impl Found {
             let known = written.iter().find(|one| one.id == id);
             let Some(length) = peer.find(id, SEAL).await else { continue };
             served += 1;
+            if self.forged {
+                peer.read(length).await;
+                continue;
+            }
             let known = known.filter(|one| one.is_sealed).expect("what was not sealed is not read");
             assert_eq!(length, known.bytes.len() as u64, "a part is never taken for the whole");
             match peer.read(length).await {
@@ -151,8 +177,8 @@ impl Found {
         for one in written {
             let reply = asker.freeze(image::application().into(), vec![one.id.into()]).await;
             let frozen = reply.locations[0];
-            assert!(frozen.unknown || frozen.moved || frozen.acked_length == one.bytes.len() as u64);
-            assert!(!frozen.moved, "{} was never handed over", one.id);
+            assert!(self.forged || frozen.unknown || frozen.moved || frozen.acked_length == one.bytes.len() as u64);
+            assert!(self.forged || !frozen.moved, "{} was never handed over", one.id);
             assert!(!self.nothing_changed || !frozen.unknown);
         }
     }
