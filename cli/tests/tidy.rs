@@ -66,14 +66,8 @@ const DIRECTION: [(&str, &[&str]); 12] = [
 ];
 
 /// It feeds every decoder, wherever that is.
-const FUZZ: [&str; 6] = [
-    "mallorn-proto",
-    "mallorn-runtime",
-    "mallorn-master",
-    "mallorn-worker",
-    "mallorn-client",
-    "mallorn-worker-core",
-];
+const FUZZ: [&str; 6] =
+    ["mallorn-proto", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client", "mallorn-worker-core"];
 
 /// It drives the client, and measures the pure parts alone.
 const BENCH: [&str; 6] = [

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use mallorn_proto::status::GRPC_STATUS_KEY;
 use mallorn_proto::reason::GRPC_REASON_KEY;
+use mallorn_proto::status::GRPC_STATUS_KEY;
 use mallorn_runtime::clock;
 use prost::Message;
 use tokio::runtime::Runtime;
@@ -51,8 +51,8 @@ impl Door {
     pub async fn call(&self, method: &str, message: Vec<u8>) -> Option<Result<Bytes, Status>> {
         let path = format!("/{}/{method}", self.service).parse::<PathAndQuery>().expect("a method's path");
         let limit = BYTES_PER_BYTE * message.len() + SPARE_BYTES;
-        let mut door = Grpc::new(self.routes.clone())
-            .max_decoding_message_size(mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX);
+        let mut door =
+            Grpc::new(self.routes.clone()).max_decoding_message_size(mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX);
         let called = async {
             door.ready().await.expect("a door in this process is ready");
             door.unary(Request::new(Bytes::from(message)), path, Raw).await

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::limits::FRAME_PREFIX_BYTES;
+use mallorn_runtime::clock;
 use mallorn_runtime::connection::{BufferSource, Inbound, InboundError, Incoming};
 use mallorn_runtime::net::{Listener, ReadHalf, Stream};
 use tokio::io::AsyncWriteExt;
@@ -144,7 +145,7 @@ impl Ear {
         loop {
             self.buffered(far, pieces).await?;
             send_next(far, pieces).await;
-            let more = tokio::time::timeout(PATIENCE, self.inbound.fill()).await.expect("what was sent is read");
+            let more = clock::timeout(PATIENCE, self.inbound.fill()).await.expect("what was sent is read");
             if !more? {
                 return Ok(());
             }

@@ -4,7 +4,10 @@
 //! written again as it was, that it never reads past its input, that a part is not taken for the whole. `fuzz_targets/`
 //! runs the targets under libFuzzer, `tests/replay.rs` runs the corpus through them on any machine. Does not own the
 //! decoders.
-#![allow(clippy::missing_panics_doc, reason = "a target panics when a decoder breaks its promise: that is what it is for")]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a target panics when a decoder breaks its promise: that is what it is for"
+)]
 
 pub mod allocations;
 pub mod feed;
@@ -24,8 +27,11 @@ pub mod image;
 pub mod restart;
 pub mod settings;
 
+/// What is run on each input.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("frames", frames::target),
     ("messages", messages::target),
     ("batches", batches::target),

@@ -120,7 +120,8 @@ fn restored(said: Said) {
 fn fetched(log: &Log, length: u64) {
     let mut offset = 0;
     for _ in 0..FETCHES_MAX {
-        let planned = log.plan(Cursor::at(offset), offset, u32::MAX, MapRange::ALL).expect("an extent's end is a border");
+        let planned =
+            log.plan(Cursor::at(offset), offset, u32::MAX, MapRange::ALL).expect("an extent's end is a border");
         let next = match planned {
             Planned::Memory(plan) => plan.next.offset,
             Planned::Disk(plan) => plan.next,
@@ -168,7 +169,10 @@ fn list(mut feed: Feed<'_>) {
         list_crc: crc(list),
     };
     if !extent.is_list(list) {
-        assert!(!fits || all != u64::from(stored) || list.len() % ENTRY_BYTES != 0, "a list that fits is refused");
+        assert!(
+            !fits || all != u64::from(stored) || !list.len().is_multiple_of(ENTRY_BYTES),
+            "a list that fits is refused"
+        );
         return;
     }
     let part = ExtentPart { extent, from: offset.saturating_add(from % (all + 1)), selects: true };

@@ -5,9 +5,7 @@ use std::str::FromStr;
 
 use mallorn_client::{ClientConfig, LifecycleConfig};
 use mallorn_master::{MasterSettings, PlacementStrategy};
-use mallorn_runtime::config::{
-    ByteSize, Check, ConfigError, Loader, Setting, Span, effective_toml, variable_name,
-};
+use mallorn_runtime::config::{ByteSize, Check, ConfigError, Loader, Setting, Span, effective_toml, variable_name};
 use mallorn_worker::WorkerConfig;
 
 use crate::allocations::most;
