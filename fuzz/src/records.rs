@@ -15,6 +15,8 @@ use crate::feed::Feed;
 
 /// The worker's folders; records name others too.
 pub const FOLDERS: [u64; 2] = [0xaaaa, 0xbbbb];
+/// Most bits that are flipped, one after the other.
+const FLIPS_MAX: usize = 32;
 /// Most fetches by which a location is read here.
 const FETCHES_MAX: usize = 64;
 
@@ -71,12 +73,24 @@ fn read(bytes: &[u8]) {
         let (shorter, left) = record::records(&whole[..whole.len() - 1], &FOLDERS);
         assert_eq!(shorter, records[..records.len() - 1], "a torn record is none");
         assert!(left > 0, "and is told of");
+        flipped(whole, &records);
     }
     for (name, said) in records {
         if let Some(said) = said {
             again(name, &said);
             restored(said);
         }
+    }
+}
+
+/// Wherever a bit flips, what was before it is read as it was, and nothing from there on.
+fn flipped(whole: &[u8], records: &[(Name, Option<Said>)]) {
+    for at in (0..whole.len()).step_by(1 + whole.len() / FLIPS_MAX) {
+        let mut broken = whole.to_vec();
+        broken[at] ^= 1 << (at % 8);
+        let (read, torn) = record::records(&broken, &FOLDERS);
+        assert!(torn >= whole.len() - at, "a bit at {at} has flipped, {torn} of {} bytes are torn", whole.len());
+        assert_eq!(read, records[..read.len()]);
     }
 }
 

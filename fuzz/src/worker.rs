@@ -193,6 +193,9 @@ impl Asker {
             return;
         };
         assert_eq!(reply.locations.len(), request.locations.len());
+        let handles = request.replicas.as_ref().map(|replicas| replicas.handles.len());
+        let is_primary = request.copy() == v1::reserve_request::Copy::Primary;
+        assert_eq!(handles, is_primary.then_some(request.locations.len()), "a replica for each location of a primary");
         for reserved in &reply.locations {
             let is_reserved = reserved.outcome() == v1::reserved::Outcome::Reserved;
             assert_eq!(is_reserved, reserved.handle != 0, "what is reserved has a handle, and nothing else has");
