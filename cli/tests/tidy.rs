@@ -50,7 +50,7 @@ const OUTSIDE: [&str; 11] = [
 ];
 
 /// Who may depend on whom among our crates; nobody stands before what it depends on.
-const DIRECTION: [(&str, &[&str]); 13] = [
+const DIRECTION: [(&str, &[&str]); 14] = [
     ("mallorn-sabotage", &[]),
     ("mallorn-proto", &[]),
     ("mallorn-runtime", &["mallorn-proto"]),
@@ -64,9 +64,14 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     ("mallorn-bench", &BENCH),
     ("mallorn-oracle", &[]),
     ("mallorn-sim", &SIM),
+    ("mallorn-fuzz", &FUZZ),
 ];
 
 const CORE: [&str; 2] = ["mallorn-proto", "mallorn-sabotage"];
+
+/// It feeds every decoder, wherever that is.
+const FUZZ: [&str; 6] =
+    ["mallorn-proto", "mallorn-runtime", "mallorn-master", "mallorn-worker", "mallorn-client", "mallorn-worker-core"];
 
 /// It drives the client, and measures the pure parts alone.
 const BENCH: [&str; 6] = [

@@ -7,7 +7,8 @@ use mallorn_runtime::connection::Pool;
 const ZSTD_LEVEL: i32 = 1;
 
 /// Compresses a payload; one that does not get smaller stays as it is, under `Codec::None`.
-pub(crate) fn compress(codec: Codec, raw: Bytes) -> (Codec, Bytes) {
+#[must_use]
+pub fn compress(codec: Codec, raw: Bytes) -> (Codec, Bytes) {
     let packed = match codec {
         Codec::None => None,
         Codec::Lz4 => {
@@ -23,8 +24,12 @@ pub(crate) fn compress(codec: Codec, raw: Bytes) -> (Codec, Bytes) {
     }
 }
 
-/// Undoes [`compress`]. The payload's checksum was verified, so an error means that its writer was broken.
-pub(crate) fn decompress(codec: Codec, payload: Bytes, raw_length: u32, pool: &Pool) -> Result<Bytes, String> {
+/// Undoes [`compress`], in a buffer of exactly `raw_length` bytes: a payload that unpacks to more or less is refused. The
+/// payload's checksum was verified, so an error means that its writer was broken.
+///
+/// # Errors
+/// In words for people: the payload is not of its codec, or not of this length.
+pub fn decompress(codec: Codec, payload: Bytes, raw_length: u32, pool: &Pool) -> Result<Bytes, String> {
     let raw_length = raw_length as usize;
     let written = match codec {
         Codec::None => {

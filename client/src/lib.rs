@@ -66,7 +66,6 @@
 //! Modules follow a byte: push, memory, fetch; `lifecycle` is the driver's side.
 
 mod client;
-mod codec;
 mod connections;
 mod error;
 mod fetch;
@@ -77,6 +76,7 @@ mod metrics;
 mod push;
 mod renew;
 
+pub mod codec;
 pub mod config;
 
 pub use client::{ReadRequest, ShuffleClient, Source};

@@ -21,6 +21,7 @@ use mallorn_runtime::grpc;
 use mallorn_runtime::net::Listener;
 use mallorn_runtime::task::{Shutdown, Tasks};
 use prometheus::Registry;
+use tonic::service::Routes;
 use tracing::{error, info};
 
 use crate::metrics::Metrics;
@@ -57,6 +58,7 @@ pub enum StartError {
 pub struct Running {
     control: SocketAddr,
     admin: Option<SocketAddr>,
+    state: Arc<State>,
     shutdown: Shutdown,
     tasks: Tasks,
 }
@@ -91,14 +93,14 @@ pub async fn start(config: Config, registry: &Registry, shutdown: Shutdown) -> R
     let state = Arc::new(State::new(config, metrics));
     let mut tasks = Tasks::new();
     tasks.spawn(serve(listener, Arc::clone(&state), shutdown.clone()));
-    tasks.spawn(state.run_ticks(shutdown.clone()));
+    tasks.spawn(Arc::clone(&state).run_ticks(shutdown.clone()));
     let admin = admin.map(|(listener, address)| {
         tasks.spawn(serve_admin(listener, registry.clone(), shutdown.clone()));
         address
     });
     let admin_shown = admin.map_or_else(|| "none".to_owned(), |address| address.to_string());
     info!(event = "master_started", cluster, %control, admin = admin_shown, "master serves");
-    Ok(Running { control, admin, shutdown, tasks })
+    Ok(Running { control, admin, state, shutdown, tasks })
 }
 
 impl Running {
@@ -112,6 +114,12 @@ impl Running {
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The gRPC door as a service, for callers in the same process: no port and no connection stand between.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        self.state.routes()
     }
 
     /// Triggers the shutdown and waits until requests in progress are answered, a few seconds at most.

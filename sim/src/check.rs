@@ -50,20 +50,30 @@ fn same_bytes(seeds: u64, first_seed: u64) -> bool {
         return false;
     }
     let runs = (first_seed..first_seed + seeds).flat_map(|seed| Scenario::ALL.map(|scenario| (scenario, seed)));
-    let both = runs.flat_map(|run| [(run, "first"), (run, "second")]);
+    let each = runs.flat_map(|run| [(run, "first"), (run, "second"), (run, "untraced")]);
     let trace = |(scenario, seed): (Scenario, u64), which: &str| folder.join(format!("{scenario}-{seed}-{which}"));
-    let mut good = true;
+    let (mut good, mut said) = (true, String::new());
     children::each(
-        both,
-        |((scenario, seed), which)| Child::traced(*scenario, *seed, &trace((*scenario, *seed), which)),
+        each,
+        |((scenario, seed), which)| match *which {
+            "untraced" => Child::replay(*scenario, *seed, None),
+            which => Child::traced(*scenario, *seed, &trace((*scenario, *seed), which)),
+        },
         |(run, which), output| {
             good &= output.good;
-            if *which == "first" {
-                print!("{}", output.text);
-                return ControlFlow::Continue(());
+            match *which {
+                "first" => {
+                    print!("{}", output.text);
+                    said = output.text;
+                }
+                // What is only computed to be logged must not change anything.
+                "untraced" if output.text != said => {
+                    println!("WITHOUT A TRACE IT IS ANOTHER RUN\n  {}", output.text);
+                    good = false;
+                }
+                "untraced" => {}
+                _ => good &= same_files(&disk, &trace(*run, "first"), &trace(*run, "second")),
             }
-            let (first, second) = (trace(*run, "first"), trace(*run, "second"));
-            good &= same_files(&disk, &first, &second);
             ControlFlow::Continue(())
         },
     );

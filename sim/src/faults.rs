@@ -41,8 +41,9 @@ pub(crate) enum Kind {
     Crash { host: String, vanishes: bool, back_after_ms: u64 },
     /// A worker is told to end, and drains first.
     Drain { host: String, back_after_ms: u64 },
-    /// The machine of a worker loses power: the process dies, and of its files what was not synced may be gone.
-    Power { host: String, back_after_ms: u64 },
+    /// The machine of a worker loses power: the process dies, and of its files what was not synced may be gone. In the
+    /// `worst` order records are there, and the segments that they speak of are not.
+    Power { host: String, worst: bool, back_after_ms: u64 },
     /// One of a worker's disks is in trouble.
     Disk { host: String, number: u32, trouble: Trouble, for_ms: u64 },
     /// A bit of a file on a worker's disks is another one, for good; which is picked by a number.
@@ -74,7 +75,8 @@ impl Kind {
         match self {
             Self::Crash { .. } => "crash",
             Self::Drain { .. } => "drain",
-            Self::Power { .. } => "power",
+            Self::Power { worst: false, .. } => "power",
+            Self::Power { worst: true, .. } => "power in the worst order",
             Self::Disk { trouble, .. } => trouble.name(),
             Self::Step { power: false, .. } => "crash at a step of the disk",
             Self::Step { power: true, .. } => "power lost at a step of the disk",
@@ -159,8 +161,9 @@ impl fmt::Display for Kind {
                 write!(f, "crash {host} without a sign, started again after {back_after_ms} ms")
             }
             Self::Drain { host, back_after_ms } => write!(f, "drain {host}, started again after {back_after_ms} ms"),
-            Self::Power { host, back_after_ms } => {
-                write!(f, "{host} loses power, started again after {back_after_ms} ms")
+            Self::Power { host, worst, back_after_ms } => {
+                let order = if *worst { " in the worst order" } else { "" };
+                write!(f, "{host} loses power{order}, started again after {back_after_ms} ms")
             }
             Self::Step { host, changes, power, back_after_ms } => {
                 let how = if *power { "loses power" } else { "dies" };

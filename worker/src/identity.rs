@@ -59,6 +59,19 @@ pub enum IdentityError {
         /// This worker's cluster.
         cluster: String,
     },
+    /// One folder's id in two of them.
+    #[error(
+        "{one} and {other} have the same id: one was copied from the other, and locations would be read from the wrong \
+         one; remove {other}, or its content",
+        one = one.display(),
+        other = other.display()
+    )]
+    Copied {
+        /// A folder.
+        one: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
     /// Folders of two workers.
     #[error(
         "{one} belongs to worker {one_id}, {other} to worker {other_id}: `worker.data_folders` must name folders of one \
@@ -91,7 +104,8 @@ pub(crate) struct Found {
 /// and so is, at each start, a worker without folders. Blocks.
 ///
 /// # Errors
-/// When a folder can't be used, belongs to another cluster, or to another worker than the folders before it.
+/// When a folder can't be used, belongs to another cluster, or to another worker than the folders before it, or is a copy of
+/// one of them.
 pub(crate) fn find(disk: &Disk, folders: &[PathBuf], cluster: &str, random: &Random) -> Result<Found, IdentityError> {
     let mut found: Option<(&Path, WorkerId)> = None;
     let mut ids = Vec::with_capacity(folders.len());
@@ -101,6 +115,9 @@ pub(crate) fn find(disk: &Disk, folders: &[PathBuf], cluster: &str, random: &Ran
             ids.push(None);
             continue;
         };
+        if let Some(at) = ids.iter().position(|id| *id == Some(own)) {
+            return Err(IdentityError::Copied { one: folders[at].clone(), other: folder.clone() });
+        }
         ids.push(Some(own));
         match found {
             Some((one, one_id)) if one_id != id => {
@@ -150,8 +167,15 @@ fn read(disk: &Disk, folder: &Path, cluster: &str) -> Result<Option<(WorkerId, u
     let id = line("worker ")?;
     let worker = id.parse().map_err(|_| unreadable(&path, &id))?;
     let own = line("folder ")?;
-    let own = u64::from_str_radix(&own, 16).map_err(|_| unreadable(&path, &own))?;
+    let own = folder_id(&own).ok_or_else(|| unreadable(&path, &own))?;
     Ok(Some((worker, own)))
+}
+
+/// Exactly 16 digits, as they are written: what is left of a line that was cut is another folder's id, and by that one no
+/// record would be found.
+fn folder_id(text: &str) -> Option<u64> {
+    let is_whole = text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_whole.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
 fn unreadable(path: &Path, line: &str) -> IdentityError {
@@ -192,6 +216,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_and_its_copy_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        find_in(root.path(), &["a"], "east", 1).unwrap();
+        let id = Disk::real().read(&root.path().join("a").join(FILE), FILE_BYTES_MAX).unwrap();
+        Disk::real().create_dir(&root.path().join("b")).unwrap();
+        Disk::real().replace(&root.path().join("b").join(FILE), &id).unwrap();
+        let error = find_in(root.path(), &["a", "b"], "east", 2).unwrap_err();
+        assert!(matches!(error, IdentityError::Copied { .. }), "{error}");
+    }
+
+    #[test]
     fn what_is_no_id_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let id = find_in(root.path(), &["a"], "east", 1).unwrap();
@@ -203,6 +238,8 @@ mod tests {
             &good.replace("worker 1", "worker 12"),
             &good.replace(&id.to_string(), "x"),
             &good.replace("ab", "zz"),
+            &good.replace("ab\n", "a"),
+            &good.replace("folder 0", "folder +"),
         ] {
             Disk::real().replace(&file, text.as_bytes()).unwrap();
             let error = find_in(root.path(), &["a"], "east", 1).unwrap_err();

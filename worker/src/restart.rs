@@ -283,8 +283,8 @@ fn extent_is_whole(folder: &Folder, found: &Found, extent: &Extent, is_doubtful:
     if sabotage::is(Sabotage::TornLocationServedAfterRestart) {
         return true;
     }
-    let end = extent.list_at() + extent.list_bytes() as u64;
-    let is_long_enough = found.segments.get(&extent.place.segment).is_some_and(|length| end <= *length);
+    let length = found.segments.get(&extent.place.segment);
+    let is_long_enough = length.zip(extent.disk_end()).is_some_and(|(length, end)| end <= *length);
     let key = (found.header.application.instance, found.header.shuffle);
     is_long_enough && (!is_doubtful || matches!(check_extent(folder, key, extent), Ok(true)))
 }

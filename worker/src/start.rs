@@ -23,6 +23,7 @@ use mallorn_worker_core::memory::Usage;
 use mallorn_worker_core::push::SplitLimits;
 use prometheus::Registry;
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
@@ -248,6 +249,13 @@ impl Running {
     #[must_use]
     pub fn memory(&self) -> Usage {
         self.store.usage()
+    }
+
+    /// The gRPC door as a service, for callers in the same process: no port and no connection stand between.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        let (identity, store) = (Arc::clone(&self.identity), Arc::clone(&self.store));
+        Service { identity, store, drain: Arc::clone(&self.drain) }.routes()
     }
 
     /// Waits until the master knows the worker.

@@ -37,6 +37,7 @@ use mallorn_runtime::task::{self, Shutdown, Tasks};
 use mallorn_runtime::{grpc, net};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use crate::config::{LifecycleConfig, ShuffleOptions};
 use crate::error::{LifecycleError, StartError};
@@ -153,6 +154,12 @@ impl LifecycleManager {
     #[must_use]
     pub fn application(&self) -> &Application {
         &self.shared.application
+    }
+
+    /// The gRPC door as a service, for tasks in the same process: no port and no connection stand between.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        service::routes(Arc::clone(&self.shared))
     }
 
     /// Declares a shuffle and places its partitions. With `maps`, the stage ends when each map has a winner; without,

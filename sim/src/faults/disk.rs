@@ -135,6 +135,11 @@ pub(crate) fn flip_bit(disk: &Disk, disks: Disks, target: Target, pick: u64) -> 
     flipped.then(|| format!("{} byte {offset}, bit {bit}", path.display()))
 }
 
+/// Whether a file holds extents.
+pub(super) fn is_segment(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-"))
+}
+
 /// The files of all shuffles, with their lengths.
 pub(crate) fn files(disk: &Disk, disks: Disks) -> Vec<(PathBuf, u64)> {
     let mut files = Vec::new();

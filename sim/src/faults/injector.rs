@@ -179,10 +179,15 @@ impl Injector {
                 }
                 sim.crash(host.as_str());
             }
-            Kind::Power { host, .. } => {
+            Kind::Power { host, worst, .. } => {
                 self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
                 sim.crash(host.as_str());
-                self.faults(host)?.lose_power(&self.power);
+                let faults = self.faults(host)?;
+                if *worst {
+                    faults.lose_power_in_the_worst_order(&self.power, disk::is_segment);
+                } else {
+                    faults.lose_power(&self.power);
+                }
             }
             Kind::Empty { host, .. } => {
                 sim.crash(host.as_str());

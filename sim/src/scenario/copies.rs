@@ -49,7 +49,7 @@ fn crash(host: String, random: &mut StdRng) -> Kind {
     let back_after_ms =
         if random.random_bool(0.5) { random.random_range(1..300) } else { random.random_range(300..9000) };
     if random.random_bool(0.2) {
-        return Kind::Power { host, back_after_ms };
+        return Kind::Power { host, worst: random.random_bool(0.5), back_after_ms };
     }
     Kind::Crash { host, vanishes: random.random_bool(0.3), back_after_ms }
 }

@@ -63,20 +63,23 @@ fn draw_fault(settings: &Settings, job: &JobShape, random: &mut StdRng) -> Fault
 }
 
 /// A worker restarts, so that it has nothing in memory; then its disk gets into trouble, and readers come.
-fn after_restart(settings: &Settings, random: &mut StdRng) -> [Fault; 2] {
+fn after_restart(settings: &Settings, random: &mut StdRng) -> Vec<Fault> {
     let host = any(&settings.workers(), random);
     let (began_ms, back_after_ms) = (random.random_range(0..50), random.random_range(10..100));
     let at = |after_ms| At { phase: Phase::Committed, round: 0, after_ms };
     let crash = Kind::Crash { host: host.clone(), vanishes: false, back_after_ms };
     let number = random.random_range(0..settings.disks.count);
     let for_ms = random.random_range(200..15_000);
-    let kind = match random.random_range(0..4) {
-        0 | 1 => Kind::Flip { host, target: Target::Segment, pick: random.random() },
-        2 => Kind::Disk { host, number, trouble: Trouble::FailsReads, for_ms },
-        _ => Kind::Disk { host, number, trouble: Trouble::Hangs, for_ms },
+    let troubles: Vec<_> = match random.random_range(0..4) {
+        0 | 1 => (0..random.random_range(1..=8))
+            .map(|_| Kind::Flip { host: host.clone(), target: Target::Segment, pick: random.random() })
+            .collect(),
+        2 => vec![Kind::Disk { host, number, trouble: Trouble::FailsReads, for_ms }],
+        _ => vec![Kind::Disk { host, number, trouble: Trouble::Hangs, for_ms }],
     };
     let struck_ms = began_ms + back_after_ms + random.random_range(1..100);
-    [Fault { at: at(began_ms), kind: crash }, Fault { at: at(struck_ms), kind }]
+    let strike = |kind| Fault { at: at(struck_ms), kind };
+    std::iter::once(Fault { at: at(began_ms), kind: crash }).chain(troubles.into_iter().map(strike)).collect()
 }
 
 fn trouble(random: &mut StdRng) -> Trouble {

@@ -23,7 +23,7 @@ pub(super) fn draw(random: &mut StdRng) -> Setup {
     for _ in 0..random.random_range(1..=3) {
         let at = moment(&[Phase::Map, Phase::Commit, Phase::Committed, Phase::Read], &settings, &job, random);
         let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..8000));
-        faults.push(Fault { at, kind: Kind::Power { host, back_after_ms } });
+        faults.push(Fault { at, kind: Kind::Power { host, worst: random.random_bool(0.5), back_after_ms } });
     }
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
@@ -36,7 +36,8 @@ fn all_after_commit(random: &mut StdRng) -> Setup {
     let shape = small_job(JobKind::Winners, random);
     let job = JobShape { shuffles: vec![kept], reads_early: false, partitions: 12, units: 80, ..shape };
     let at = At { phase: Phase::Committed, round: 0, after_ms: random.random_range(0..100) };
-    let power = |host| Fault { at, kind: Kind::Power { host, back_after_ms: 200 } };
+    let worst = random.random_bool(0.7);
+    let power = |host| Fault { at, kind: Kind::Power { host, worst, back_after_ms: 200 } };
     let faults = settings.workers().into_iter().map(power).collect();
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
@@ -51,7 +52,7 @@ fn one_after_commit(random: &mut StdRng) -> Setup {
     let mut at = moment(&[Phase::Committed, Phase::Read], &settings, &job, random);
     at.round = 0;
     let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..2000));
-    let faults = vec![Fault { at, kind: Kind::Power { host, back_after_ms } }];
+    let faults = vec![Fault { at, kind: Kind::Power { host, worst: random.random_bool(0.5), back_after_ms } }];
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
 }

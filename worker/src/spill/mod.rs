@@ -177,7 +177,8 @@ impl Spill {
 
     /// Whether a location of this durability could be written now.
     pub(crate) fn can_take(&self, durability: Durability) -> bool {
-        durability == Durability::Memory || self.pick().is_some()
+        // A question takes no disk's turn.
+        durability == Durability::Memory || self.pick_at(0).is_some()
     }
 
     /// A location stands otherwise: bytes owed, and bytes of clean memory, before and now.
@@ -274,8 +275,12 @@ impl Spill {
     }
 
     fn pick(&self) -> Option<usize> {
+        self.pick_at(self.turn.fetch_add(1, Ordering::Relaxed) % self.folders.len().max(1))
+    }
+
+    fn pick_at(&self, turn: usize) -> Option<usize> {
         let states: Vec<_> = self.folders.iter().map(|folder| folder.state()).collect();
-        pick(&states, self.clock.now(), self.turn.fetch_add(1, Ordering::Relaxed) % self.folders.len().max(1))
+        pick(&states, self.clock.now(), turn)
     }
 
     /// Writes all of these locations, and tells of each whether nothing of it is in memory only any more. What is not

@@ -105,6 +105,15 @@ impl DiskFaults {
         self.tree.state.lock().struck.clone()
     }
 
+    /// The machine loses power when all names and all files were written but these, of which nothing is there as it was
+    /// written since the last sync: the order that hurts most.
+    pub fn lose_power_in_the_worst_order(&self, random: &Random, is_spoilt: impl Fn(&Path) -> bool) {
+        let mut state = self.tree.state.lock();
+        state.names.lose_power_in_the_worst_order(random, is_spoilt);
+        state.locks.clear();
+        state.boots += 1;
+    }
+
     /// The machine dies with the disk as it is after so many more changes and syncs: the ones after that fail, and whatever
     /// else is asked of it. `None` puts it in order again.
     pub fn die_after(&self, changes: Option<u64>) {

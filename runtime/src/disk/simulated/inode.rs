@@ -37,6 +37,17 @@ impl Change {
         }
     }
 
+    /// It did not reach the disk when the power went: not at all, in a part, or as a length only.
+    fn spoil(&self, content: &mut Vec<u8>, random: &Random) {
+        if let Self::Write { offset, bytes } = self {
+            match random.below(3) {
+                0 => {}
+                1 => write(content, *offset, &bytes[..random.below(bytes.len() as u64) as usize]),
+                _ => content.resize(content.len().max(offset + bytes.len()), 0),
+            }
+        }
+    }
+
     /// What of it reached the disk when the power went.
     fn apply_by_chance(&self, content: &mut Vec<u8>, random: &Random) {
         match (self, random.below(5)) {
@@ -122,6 +133,16 @@ impl Inode {
         let content = self.content.lock();
         let mut left = content.safe.clone();
         content.unsynced.iter().for_each(|change| change.apply_by_chance(&mut left, random));
+        Self::synced(&left)
+    }
+
+    /// The same with all that was not synced spoilt, or all of it there.
+    pub(super) fn after_worst_order(&self, is_spoilt: bool, random: &Random) -> Self {
+        let content = self.content.lock();
+        let mut left = content.safe.clone();
+        for change in &content.unsynced {
+            if is_spoilt { change.spoil(&mut left, random) } else { change.apply(&mut left) }
+        }
         Self::synced(&left)
     }
 

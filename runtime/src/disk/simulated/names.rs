@@ -201,6 +201,19 @@ impl Names {
 
     /// Leaves what was synced, and of the rest as much as chance has it.
     pub(super) fn lose_power(&mut self, random: &Random) {
+        self.lose(random, |_, inode| inode.after_power_loss(random));
+    }
+
+    /// Leaves every name, and everything but the unsynced content of these files: as a disk may that writes in an order of
+    /// its own.
+    pub(super) fn lose_power_in_the_worst_order(&mut self, random: &Random, is_spoilt: impl Fn(&Path) -> bool) {
+        for change in std::mem::take(&mut self.unsynced) {
+            change.apply(&mut self.safe);
+        }
+        self.lose(random, |path, inode| inode.after_worst_order(is_spoilt(path), random));
+    }
+
+    fn lose(&mut self, random: &Random, left_of: impl Fn(&Path, &Inode) -> Inode) {
         // Of names few, many or all are there again: a journal may have been written just before.
         let kept_of_ten = [3, 7, 10][random.below(3) as usize];
         for change in std::mem::take(&mut self.unsynced) {
@@ -217,7 +230,7 @@ impl Names {
             }
             let node = match node {
                 Node::Folder => Node::Folder,
-                Node::File(inode) => Node::File(Arc::new(inode.after_power_loss(random))),
+                Node::File(inode) => Node::File(Arc::new(left_of(&path, &inode))),
             };
             left.insert(path, node);
         }

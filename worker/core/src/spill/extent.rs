@@ -73,12 +73,19 @@ impl Extent {
         self.place.position + u64::from(self.stored)
     }
 
-    /// Whether these bytes are that list, by its checksum.
+    /// Where that list ends, in bytes from the segment's start; `None` where no file is as long.
+    #[must_use]
+    pub fn disk_end(&self) -> Option<u64> {
+        self.place.position.checked_add(u64::from(self.stored) + self.list_bytes() as u64)
+    }
+
+    /// Whether these bytes are that list: by its checksum, and because the batches in it are those that are stored.
     #[must_use]
     pub fn is_list(&self, list: &[u8]) -> bool {
         let mut crc = Crc32c::new();
         crc.update(list);
-        crc.value() == self.list_crc
+        let stored: u64 = entries(list).map(|entry| u64::from(entry.stored_bytes)).sum();
+        crc.value() == self.list_crc && list.len() == self.list_bytes() && stored == u64::from(self.stored)
     }
 }
 
@@ -227,19 +234,23 @@ impl Log {
     /// A location as its record tells it: all of it on disk.
     ///
     /// # Errors
-    /// When the extents do not follow each other up to its length.
+    /// When the extents do not follow each other up to its length, more was acked than that, or its chunks do not rise
+    /// within it.
     pub fn restored(restored: Restored) -> Result<Self, BrokenRecord> {
         let Restored { life, length, batches, chunk_ends, extents } = restored;
         let mut end = 0;
         for extent in &extents {
-            if extent.offset != end || extent.length == 0 || extent.length > extent.stored {
+            let is_cut_wrong = extent.length == 0 || extent.length > extent.stored;
+            if extent.offset != end || is_cut_wrong || extent.disk_end().is_none() {
                 return Err(BrokenRecord);
             }
             end = extent.end();
         }
+        let starts = chunk_ends.first().is_none_or(|first| first.0 > 0);
         let rising = chunk_ends.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
         let within = chunk_ends.last().is_none_or(|last| last.0 <= length && last.1 <= batches);
-        if end != length || !rising || !within {
+        let holds = |life| !matches!(life, Life::Frozen { acked } if acked > length);
+        if end != length || !starts || !rising || !within || !holds(life) {
             return Err(BrokenRecord);
         }
         let chunk_ends = chunk_ends.into_iter().map(|(offset, batches)| ChunkEnd { offset, batches }).collect();

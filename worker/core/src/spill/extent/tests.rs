@@ -174,3 +174,38 @@ fn extents_are_of_whole_batches_about_as_long_as_aimed_for() {
     assert_eq!(location.log.cut(1_400_000, false).len(), 2, "within the limit");
     assert_eq!(location.log.cut(1, true).len(), 1, "but one at least");
 }
+
+/// A record of one extent, whose batches are 40 and 60 bytes long.
+fn recorded(change: impl FnOnce(&mut Restored)) -> Result<(), BrokenRecord> {
+    let place = ExtentPlace { disk: 0, segment: 0, position: 4096 };
+    let cut = Cut { range: 0..100, list: Vec::new(), batches: 2, first_map: 0, last_map: 0 };
+    let (extents, chunk_ends) = (vec![cut.written_at(place, 0, 0)], vec![(40, 1)]);
+    let mut restored = Restored { life: Life::Frozen { acked: 100 }, length: 100, batches: 2, chunk_ends, extents };
+    change(&mut restored);
+    Log::restored(restored).map(drop)
+}
+
+#[test]
+fn a_record_that_contradicts_itself_is_refused() {
+    assert_eq!(recorded(|_| {}), Ok(()));
+    assert_eq!(recorded(|of| of.life = Life::Frozen { acked: 101 }), Err(BrokenRecord), "more was acked than is there");
+    assert_eq!(recorded(|of| of.chunk_ends = vec![(0, 0), (40, 1)]), Err(BrokenRecord), "no reader takes such a chunk");
+    assert_eq!(recorded(|of| of.extents[0].place.position = u64::MAX - 100), Err(BrokenRecord), "no file is as long");
+}
+
+#[test]
+fn a_list_that_is_not_of_what_is_stored_is_refused_whatever_its_checksum() {
+    let entry = |stored_bytes| BatchEntry { map: MapId(0), attempt: Attempt(0), batch: BatchId(0), stored_bytes };
+    let is_list = |lengths: &[u32], batches, spare: &[u8]| {
+        let mut list = Vec::new();
+        lengths.iter().for_each(|length| put_entry(&mut list, &entry(*length)));
+        list.extend_from_slice(spare);
+        let mut crc = Crc32c::new();
+        crc.update(&list);
+        let cut = Cut { range: 0..100, list: Vec::new(), batches, first_map: 0, last_map: 0 };
+        cut.written_at(ExtentPlace::default(), 0, crc.value()).is_list(&list)
+    };
+    assert!(is_list(&[40, 60], 2, &[]));
+    assert!(!is_list(&[40, u32::MAX], 2, &[]) && !is_list(&[40, 59], 2, &[]));
+    assert!(!is_list(&[40, 60], 3, &[]) && !is_list(&[40, 60], 2, &[0]));
+}

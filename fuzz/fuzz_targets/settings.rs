@@ -1,0 +1,4 @@
+//! `mallorn_fuzz::settings`, run by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mallorn_fuzz::settings::target(data));

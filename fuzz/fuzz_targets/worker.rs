@@ -1,0 +1,4 @@
+//! `mallorn_fuzz::worker`, run by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mallorn_fuzz::worker::target(data));
