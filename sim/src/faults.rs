@@ -43,7 +43,12 @@ pub(crate) enum Kind {
     Drain { host: String, back_after_ms: u64 },
     /// The machine of a worker loses power: the process dies, and of its files what was not synced may be gone. In the
     /// `worst` order records are there, and the segments that they speak of are not.
-    Power { host: String, worst: bool, back_after_ms: u64 },
+    Power {
+        host: String,
+        #[serde(default)]
+        worst: bool,
+        back_after_ms: u64,
+    },
     /// One of a worker's disks is in trouble.
     Disk { host: String, number: u32, trouble: Trouble, for_ms: u64 },
     /// A bit of a file on a worker's disks is another one, for good; which is picked by a number.
@@ -108,6 +113,12 @@ impl Kind {
             | Self::Slow { for_ms: ms, .. } => *ms,
             Self::Flip { .. } | Self::Orphan | Self::Jump { .. } => 0,
         }
+    }
+
+    /// Whether what a disk reads back may be something else than it was given, or nothing.
+    pub(crate) fn spoils_what_is_read(&self) -> bool {
+        let is_unread = |trouble| matches!(trouble, Trouble::FailsReads | Trouble::Vanished);
+        matches!(self, Self::Flip { .. }) || matches!(self, Self::Disk { trouble, .. } if is_unread(*trouble))
     }
 
     /// The worker it strikes, and no one else.

@@ -25,6 +25,8 @@ mod progress;
 mod promise;
 mod regressions;
 mod run;
+#[cfg(test)]
+mod sabotages;
 mod scenario;
 mod setup;
 mod shrink;
@@ -72,8 +74,8 @@ enum Command {
     },
     /// Runs everything that was wrong once and is kept in `sim/regressions/`
     Regressions,
-    /// Runs a few seeds twice and compares the traces byte for byte; then sees whether everything is noticed that is made
-    /// wrong on purpose, in what readers get and in the rules that the processes keep
+    /// Runs a few seeds three times and compares them byte for byte; then sees whether the oracle notices what is made
+    /// wrong on purpose in what readers get, and in what it takes for granted
     Check {
         /// How many seeds, each in each scenario
         #[arg(long, default_value_t = 5)]

@@ -17,7 +17,7 @@ use turmoil::Builder;
 use crate::board::Board;
 use crate::cluster;
 use crate::engine::{Spoil, World};
-use crate::faults::{self, Injector, Kind};
+use crate::faults::{self, Injector};
 use crate::promise;
 use crate::scenario::Scenario;
 use crate::setup::Setup;
@@ -113,11 +113,7 @@ fn run_here(case: Case, How { spoil, sabotage, keeps_trace }: How) -> Report {
         board: board.clone(),
         trace: trace.clone(),
         spoil,
-        disks_spoil: setup
-            .schedule
-            .faults
-            .iter()
-            .any(|fault| matches!(fault.kind, Kind::Flip { .. } | Kind::Disk { .. })),
+        disks_spoil: setup.schedule.faults.iter().any(|fault| fault.kind.spoils_what_is_read()),
         machines: setup.settings.machines(seed),
     };
     let (took, failure) = trace.record(|| simulate(setup, &world));

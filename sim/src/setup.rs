@@ -152,6 +152,7 @@ pub(crate) struct JobShape {
     /// In a hundred attempts, how many give up half-way.
     pub(crate) abandoned_percent: u32,
     /// In a hundred attempts, how many the driver declares dead while they may still run.
+    #[serde(default)]
     pub(crate) declared_dead_percent: u32,
     /// In a hundred pushes and reads, how many are dropped while they wait, and made again.
     pub(crate) dropped_percent: u32,

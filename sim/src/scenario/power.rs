@@ -6,7 +6,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::{any, moment, small_job, small_settings};
-use crate::faults::{At, Fault, Kind, Phase, Schedule};
+use crate::faults::{At, Fault, Kind, Phase, Schedule, Trouble};
 use crate::setup::{JobKind, JobShape, Kept, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
@@ -52,7 +52,17 @@ fn one_after_commit(random: &mut StdRng) -> Setup {
     let mut at = moment(&[Phase::Committed, Phase::Read], &settings, &job, random);
     at.round = 0;
     let (host, back_after_ms) = (any(&settings.workers(), random), random.random_range(10..2000));
-    let faults = vec![Fault { at, kind: Kind::Power { host, worst: random.random_bool(0.5), back_after_ms } }];
+    let worst = random.random_bool(0.5);
+    let mut faults = Vec::new();
+    if durability == Durability::Synced && random.random_bool(0.3) {
+        // What could not be synced must not count as synced.
+        let at = At { phase: Phase::Map, round: 0, after_ms: 0 };
+        for number in 0..settings.disks.count {
+            let (host, trouble) = (host.clone(), Trouble::FailsSyncs);
+            faults.push(Fault { at, kind: Kind::Disk { host, number, trouble, for_ms: 30_000 } });
+        }
+    }
+    faults.push(Fault { at, kind: Kind::Power { host, worst, back_after_ms } });
     let schedule = Schedule { faults, loss_ppm: 0, repair_ppm: 0, heal_at_ms: 60_000 };
     Setup { settings, job, schedule }
 }

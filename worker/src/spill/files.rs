@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::id::{Application, Instance, ShuffleId};
 use mallorn_runtime::disk::{Disk, File, OpenHow, RunBuffer, RunWriter, Trouble, trouble};
+use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::record::{self, Header};
 use mallorn_worker_core::spill::segment::{BLOCK_BYTES, Segments};
 use parking_lot::Mutex;
@@ -131,9 +132,17 @@ pub(crate) fn segment_path(shuffle: &Path, segment: u32) -> PathBuf {
     shuffle.join(format!("segment-{segment:06}"))
 }
 
+/// What a sync has come to.
+fn synced(outcome: io::Result<()>) -> Result<(), RecordError> {
+    match outcome {
+        Err(_) if sabotage::is(Sabotage::FsyncErrorIgnored) => Ok(()),
+        outcome => outcome.map_err(RecordError::Sync),
+    }
+}
+
 /// Makes the names in a folder safe from a loss of power.
 pub(super) fn sync_dir(disk: &Disk, path: &Path) -> Result<(), RecordError> {
-    disk.sync_dir(path).map_err(|error| RecordError::Sync(error.into()))
+    synced(disk.sync_dir(path).map_err(io::Error::from))
 }
 
 impl ShuffleFiles {
@@ -248,7 +257,7 @@ impl ShuffleFiles {
         }
         file.write_at(&[&head, records], before)?;
         if sync {
-            file.sync_data().map_err(RecordError::Sync)?;
+            synced(file.sync_data())?;
             sync_dir(disk, &self.path)?;
         }
         self.records_bytes.store(before + (head.len() + records.len()) as u64, Ordering::Release);
@@ -263,7 +272,7 @@ impl ShuffleFiles {
     /// Makes segments safe from a loss of power.
     pub(super) fn sync(&self, disk: &Disk, open: &OpenFiles, segments: &[u32]) -> Result<(), RecordError> {
         for segment in segments {
-            self.open_segment(disk, open, *segment)?.sync_data().map_err(RecordError::Sync)?;
+            synced(self.open_segment(disk, open, *segment)?.sync_data())?;
         }
         sync_dir(disk, &self.path)
     }

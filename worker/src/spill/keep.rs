@@ -107,7 +107,6 @@ impl Spill {
     fn is_done(&self, folder: &Folder, outcome: Option<Result<(), RecordError>>) -> bool {
         match outcome {
             Some(Ok(())) => return true,
-            Some(Err(RecordError::Sync(_))) if sabotage::is(Sabotage::FsyncErrorIgnored) => return true,
             Some(Err(RecordError::Sync(error))) => {
                 tracing::warn!(event = "sync_failed", folder = %folder.path.display(), %error);
                 folder.judge(self.clock.now(), DiskState::failed);
