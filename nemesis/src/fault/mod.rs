@@ -1,0 +1,70 @@
+//! The faults: each strikes a running cluster, proves that it struck, and says what the job must come to nevertheless.
+//!
+//! | family | file |
+//! |---|---|
+//! | processes die, stop, and come back | `process` |
+//! | the order in which operators restart and drain | `operate` |
+//!
+//! Owns the list of all of them and what they share. Does not own the means (`cluster`, `disk`), nor the job.
+
+mod operate;
+mod process;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Spec};
+use crate::failure::Failure;
+use crate::privilege::Need;
+
+/// A scenario: one fault, in one place of a job.
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) needs: &'static [Need],
+    /// It is taken down after so long.
+    pub(crate) within: Duration,
+    pub(crate) run: fn(Context) -> Running,
+}
+
+/// A scenario under way.
+pub(crate) type Running = Pin<Box<dyn Future<Output = Result<Seen, Failure>>>>;
+
+/// What a scenario is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) seed: u64,
+    /// The real binary.
+    pub(crate) mallorn: PathBuf,
+    /// Its own folder, gone afterwards.
+    pub(crate) folder: PathBuf,
+}
+
+/// What a scenario saw, where everything was right.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// By what it is known that the fault struck.
+    pub(crate) struck: String,
+    pub(crate) outcome: String,
+}
+
+/// All of them, in the order in which they run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
+    [process::ALL, operate::ALL].into_iter().flatten()
+}
+
+impl Context {
+    /// Starts a cluster in the scenario's folder.
+    pub(crate) async fn cluster(&self, spec: Spec) -> Result<Cluster, Failure> {
+        Cluster::start(&self.mallorn, &self.folder, spec).await
+    }
+}
+
+/// The usual deadline of a scenario.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A time for the table.
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}

@@ -1,0 +1,73 @@
+//! A nemesis for real processes: a cluster of the real binary, a job on it, one fault at a time, and the oracle that the
+//! simulation has, too. Each fault proves that it struck.
+//!
+//! | part | file |
+//! |---|---|
+//! | the faults | `fault` |
+//! | the processes under test, and their network | `cluster` |
+//! | the engine: driver, map attempts, readers | `job` |
+//! | what the machine allows, and what was left behind | `privilege`, `tool` |
+//! | what came out | `table`, `failure` |
+
+mod cluster;
+mod failure;
+mod fault;
+mod job;
+mod privilege;
+mod suite;
+mod table;
+mod tool;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Strikes real Mallorn processes with real faults, one at a time, and checks what readers get
+#[derive(Debug, Parser)]
+#[command(name = "mallorn-nemesis", version)]
+pub(crate) struct Arguments {
+    /// Only faults whose name has this in it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+
+    /// Shows the faults and what each needs
+    #[arg(long)]
+    list: bool,
+
+    /// How often everything runs, each time with another seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    rounds: u64,
+
+    /// Runs rounds for so long, whatever their number
+    #[arg(long, value_name = "MINUTES", conflicts_with = "rounds")]
+    minutes: Option<u64>,
+
+    /// What jobs are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// A fault that can't be made here counts as wrong
+    #[arg(long)]
+    strict: bool,
+
+    /// Writes the table to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// The program under test; by default the one beside this one
+    #[arg(long, value_name = "FILE")]
+    mallorn: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match mallorn_runtime::task::run(suite::run(arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("can't start threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
