@@ -6,6 +6,7 @@
 //! | the faults | `fault` |
 //! | the processes under test, and their network | `cluster` |
 //! | the engine: driver, map attempts, readers | `job` |
+//! | what stands between a client and a worker | `proxy` |
 //! | what the machine allows, and what was left behind | `privilege`, `tool` |
 //! | what came out | `table`, `failure` |
 
@@ -14,6 +15,7 @@ mod failure;
 mod fault;
 mod job;
 mod privilege;
+mod proxy;
 mod suite;
 mod table;
 mod tool;

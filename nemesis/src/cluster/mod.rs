@@ -101,9 +101,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts it, with its files in this folder; the master knows all workers when this returns.
     pub(crate) async fn start(mallorn: &Path, folder: &Path, spec: Spec) -> Result<Self, Failure> {
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        // Suites that run side by side are apart, and away from what machines use.
-        let subnet = Subnet(if spec.is_networked { [10, 64 + high % 64, low] } else { [127, 64 + high % 64, low] });
+        let subnet = subnet(spec.is_networked);
         let numbers: Vec<u8> = (0..spec.workers).map(|worker| FIRST_WORKER + worker).collect();
         let nodes: Vec<u8> = std::iter::once(MASTER).chain(numbers.iter().copied()).collect();
         let network = if spec.is_networked { Some(Network::new(subnet, &nodes).await?) } else { None };
@@ -144,10 +142,9 @@ impl Cluster {
         self.subnet.host(FIRST_WORKER + worker)
     }
 
-    /// An address that nobody has, for what stands in front of a worker.
-    pub(crate) fn front(worker: u8) -> (Subnet, u8) {
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        (Subnet([127, 64 + high % 64, low]), 100 + worker)
+    /// An address on loopback that nobody has, for what stands in front of a worker; also before there is a cluster.
+    pub(crate) fn front(worker: u8) -> String {
+        subnet(false).host(100 + worker)
     }
 
     /// The network, where each process has a namespace of its own.
@@ -388,6 +385,12 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Suites that run side by side are apart, and away from what machines use.
+fn subnet(is_networked: bool) -> Subnet {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Subnet([if is_networked { 10 } else { 127 }, 64 + high % 64, low])
 }
 
 impl Node {

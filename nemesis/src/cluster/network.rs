@@ -100,6 +100,19 @@ impl Network {
         self.rules(node, &into, "").await
     }
 
+    /// Pulls a node's cable, or puts it in again.
+    pub(crate) async fn plug(&self, node: u8, is_in: bool) -> Result<(), Failure> {
+        let state = if is_in { "up" } else { "down" };
+        tool::run(&["ip", "link", "set", &self.cable(node), state]).await.map(drop)
+    }
+
+    /// How often a node's cable was pulled or put in.
+    pub(crate) async fn plugged(&self, node: u8) -> Result<u64, Failure> {
+        let file = format!("/sys/class/net/{}/carrier_changes", self.cable(node));
+        let text = tool::run(&["cat", &file]).await?;
+        text.trim().parse().map_err(|_| Failure::Setup(format!("{file} says {text:?}")))
+    }
+
     async fn rules(&self, node: u8, into: &str, out: &str) -> Result<(), Failure> {
         let rules = format!(
             "add table inet nemesis\ndelete table inet nemesis\ntable inet nemesis {{\n  counter dropped {{ }}\n  chain i {{\n    \

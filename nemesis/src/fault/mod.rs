@@ -3,10 +3,12 @@
 //! | family | file |
 //! |---|---|
 //! | processes die, stop, and come back | `process` |
+//! | links are cut, flap, and reset | `network` |
 //! | the order in which operators restart and drain | `operate` |
 //!
 //! Owns the list of all of them and what they share. Does not own the means (`cluster`, `disk`), nor the job.
 
+mod network;
 mod operate;
 mod process;
 
@@ -51,7 +53,7 @@ pub(crate) struct Seen {
 
 /// All of them, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
-    [process::ALL, operate::ALL].into_iter().flatten()
+    [process::ALL, network::ALL, operate::ALL].into_iter().flatten()
 }
 
 impl Context {

@@ -127,7 +127,7 @@ async fn run_attempt(engine: &Engine, map: u32, number: u32) -> Outcome {
             let generation = attempt.generation();
             let name = AttemptName { shuffle: SHUFFLE, generation: generation.0, map, attempt: number };
             engine.oracle.started(name);
-            Attempt { engine, name, generation, attempt }.run().await
+            Attempt { engine, name, generation, attempt, buffer: Vec::new() }.run().await
         }
         Err(error) => {
             if let Some(Reason::Taken | Reason::Invalid | Reason::Unknown) = error.reason() {
@@ -146,6 +146,7 @@ struct Attempt<'a> {
     name: AttemptName,
     generation: Generation,
     attempt: MapAttempt,
+    buffer: Vec<u8>,
 }
 
 impl Attempt<'_> {
@@ -153,15 +154,11 @@ impl Attempt<'_> {
         let plan = &self.engine.plan;
         let (map, attempt) = (u64::from(self.name.map), u64::from(self.name.attempt));
         let random = Random::seeded(plan.seed ^ map << 32 ^ attempt << 8);
-        let mut buffer = Vec::new();
         for sequence in 0..plan.units {
             let partition = random.below(u64::from(plan.partitions)) as u32;
             let least = u64::from(plan.unit_bytes / 2);
             let length = UNIT_HEADER_BYTES + (least + random.below(least.max(1))) as usize;
-            buffer.clear();
-            let unit = write_unit(self.name, partition, sequence, length, &mut buffer);
-            self.engine.oracle.pushing(unit, buffer.len());
-            if let Err(error) = self.attempt.push(partition, &buffer).await {
+            if let Err(error) = self.push(partition, sequence, length).await {
                 return self.failed(&error);
             }
             self.engine.progress.pushed();
@@ -169,8 +166,13 @@ impl Attempt<'_> {
                 clock::sleep(plan.push_pause).await;
             }
         }
-        if plan.holds_end {
+        if plan.pushes_again {
             self.engine.may_end.wait().await;
+            for partition in 0..plan.partitions {
+                if let Err(error) = self.push(partition, plan.units + partition, UNIT_HEADER_BYTES).await {
+                    return self.failed(&error);
+                }
+            }
         }
         self.engine.oracle.asks_end(self.name);
         match self.attempt.mapper_end().await {
@@ -180,6 +182,13 @@ impl Attempt<'_> {
                 _ => self.failed(&error),
             },
         }
+    }
+
+    async fn push(&mut self, partition: u32, sequence: u32, length: usize) -> Result<(), PushError> {
+        self.buffer.clear();
+        let unit = write_unit(self.name, partition, sequence, length, &mut self.buffer);
+        self.engine.oracle.pushing(unit, self.buffer.len());
+        self.attempt.push(partition, &self.buffer).await
     }
 
     fn ended(&self, ended: &MapperEnd) -> Outcome {

@@ -67,8 +67,8 @@ pub(crate) struct Plan {
     pub(crate) wait_for_return: Duration,
     pub(crate) attempt_lease: Duration,
     pub(crate) call_within: Duration,
-    /// The last attempt of each map waits for the word before it asks for its end.
-    pub(crate) holds_end: bool,
+    /// Each attempt waits for the word when it has pushed everything; then it pushes to every partition again, and ends.
+    pub(crate) pushes_again: bool,
     /// Reads wait for the word.
     pub(crate) holds_reads: bool,
 }
@@ -92,7 +92,7 @@ impl Plan {
             wait_for_return: Duration::from_secs(15),
             attempt_lease: Duration::from_secs(5),
             call_within: Duration::from_secs(5),
-            holds_end: false,
+            pushes_again: false,
             holds_reads: false,
         }
     }
@@ -113,8 +113,6 @@ pub(crate) struct Report {
     pub(crate) failed_attempts: Vec<String>,
     /// Reads that failed without a loss, and were made again.
     pub(crate) failed_reads: Vec<String>,
-    /// Copies that were missing when stages ended.
-    pub(crate) degraded: u32,
     pub(crate) checked: Checked,
     pub(crate) clients: ClientStats,
     pub(crate) pushed: Duration,
@@ -160,7 +158,17 @@ impl Job {
         Ok(())
     }
 
-    /// Maps that wait for the word may ask for their end.
+    /// Waits until all units were pushed; attempts may wait for the word then.
+    pub(crate) async fn pushed_all(&self) -> Result<(), Failure> {
+        self.reaches(Phase::Push, 100).await
+    }
+
+    /// Whether the stage has ended.
+    pub(crate) fn has_committed(&self) -> bool {
+        self.engine.progress.is_at(Phase::Committed, 0)
+    }
+
+    /// Attempts that wait for the word may go on to their end.
     pub(crate) fn let_end(&self) {
         self.engine.may_end.trigger();
     }
@@ -245,6 +253,11 @@ impl Report {
         must(self.reruns > 0, || "a loss must start a generation".to_owned())
     }
 
+    /// Whatever was lost was told by name.
+    pub(crate) fn lost_by_name_or_nothing(&self) -> Result<(), Failure> {
+        if self.losses.is_empty() { self.lost_nothing() } else { self.lost_by_name() }
+    }
+
     /// In a few words.
     pub(crate) fn summary(&self) -> String {
         let mut words = vec![format!("{} units pushed, {} read", self.checked.units_pushed, self.checked.units_read)];
@@ -257,7 +270,6 @@ impl Report {
             (self.clients.read_failovers, "reads at the other copy"),
             (self.failed_attempts.len() as u64, "attempts failed"),
             (self.failed_reads.len() as u64, "reads tried again"),
-            (u64::from(self.degraded), "copies short at the commit"),
         ] {
             if count > 0 {
                 words.push(format!("{count} {what}"));
@@ -365,7 +377,7 @@ async fn run(engine: Arc<Engine>) -> Result<(), Failure> {
 
 async fn stage_end(engine: &Engine, generation: Generation) {
     match engine.manager.stage_end(SHUFFLE, generation).await {
-        Ok(end) => engine.report.lock().degraded += end.degraded_locations,
+        Ok(_) => {}
         Err(error) if error.reason() == Some(Reason::Fenced) => {}
         Err(error) => engine.may_be_away("stage end", &error),
     }
