@@ -6,11 +6,13 @@
 //! | the faults | `fault` |
 //! | the processes under test, and their network | `cluster` |
 //! | the engine: driver, map attempts, readers | `job` |
+//! | disks that fail | `disk` |
 //! | what stands between a client and a worker | `proxy` |
 //! | what the machine allows, and what was left behind | `privilege`, `tool` |
 //! | what came out | `table`, `failure` |
 
 mod cluster;
+mod disk;
 mod failure;
 mod fault;
 mod job;

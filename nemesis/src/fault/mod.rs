@@ -4,10 +4,12 @@
 //! |---|---|
 //! | processes die, stop, and come back | `process` |
 //! | links are cut, flap, and reset | `network` |
+//! | disks fill, fail, hang, lose power, and are mistaken for others | `disk` |
 //! | the order in which operators restart and drain | `operate` |
 //!
 //! Owns the list of all of them and what they share. Does not own the means (`cluster`, `disk`), nor the job.
 
+mod disk;
 mod network;
 mod operate;
 mod process;
@@ -53,7 +55,7 @@ pub(crate) struct Seen {
 
 /// All of them, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
-    [process::ALL, network::ALL, operate::ALL].into_iter().flatten()
+    [process::ALL, network::ALL, disk::ALL, operate::ALL].into_iter().flatten()
 }
 
 impl Context {
