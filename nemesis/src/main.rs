@@ -6,6 +6,7 @@
 //! | the faults | `fault` |
 //! | the processes under test, and their network | `cluster` |
 //! | the engine: driver, map attempts, readers | `job` |
+//! | a driver to be killed | `driver` |
 //! | disks that fail | `disk` |
 //! | what stands between a client and a worker | `proxy` |
 //! | what the machine allows, and what was left behind | `privilege`, `tool` |
@@ -13,6 +14,7 @@
 
 mod cluster;
 mod disk;
+mod driver;
 mod failure;
 mod fault;
 mod job;
@@ -59,6 +61,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Is a driver of this master until it is killed: for the suite's own use
+    #[arg(long, value_name = "MASTER", hide = true)]
+    drive: Option<String>,
+
     /// The program under test; by default the one beside this one
     #[arg(long, value_name = "FILE")]
     mallorn: Option<PathBuf>,
@@ -66,9 +72,19 @@ pub(crate) struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match mallorn_runtime::task::run(suite::run(arguments)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let ran = mallorn_runtime::task::run(async {
+        match arguments.drive.clone() {
+            Some(master) => driver::run(master).await.map_err(|error| error.to_string()),
+            None if suite::run(arguments).await => Ok(()),
+            None => Err(String::new()),
+        }
+    });
+    match ran {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(text)) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("can't start threads: {error}");
             ExitCode::FAILURE

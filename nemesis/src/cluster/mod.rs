@@ -43,6 +43,8 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) workers: u8,
+    /// How many of them, the last ones, are not started at first.
+    pub(crate) late: u8,
     /// Of each worker's arena.
     pub(crate) memory_mib: u32,
     pub(crate) worker_lease: Duration,
@@ -61,6 +63,7 @@ impl Default for Spec {
     fn default() -> Self {
         Self {
             workers: 3,
+            late: 0,
             memory_mib: 64,
             worker_lease: Duration::from_secs(2),
             application_lease: Duration::from_secs(10),
@@ -116,14 +119,14 @@ impl Cluster {
         let (mallorn, folder) = (mallorn.to_owned(), folder.to_owned());
         let mut cluster = Self { workers, master, network, spec, subnet, mallorn, folder };
         cluster.start_master().await?;
-        for worker in 0..cluster.spec.workers {
+        let first = cluster.spec.workers - cluster.spec.late;
+        for worker in 0..first {
             cluster.spawn_worker(worker, &[])?;
         }
-        for worker in 0..cluster.spec.workers {
+        for worker in 0..first {
             cluster.ready(worker).await?;
         }
-        let all = f64::from(cluster.spec.workers);
-        cluster.until_master("mallorn_master_workers", "state=\"live\"", |live| live >= all).await?;
+        cluster.until_live(first).await?;
         Ok(cluster)
     }
 

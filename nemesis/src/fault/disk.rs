@@ -338,11 +338,16 @@ async fn flip_data(context: Context, copies: u32) -> Result<Seen, Failure> {
     struck(flipped > 0, || "nothing was written that could be spoilt".to_owned())?;
     cluster.start_worker(0).await?;
     let restored = cluster.worker_metric(0, "restored_locations_total", "").await.unwrap_or(0.0);
+    job.let_read();
+    job.reaches(Phase::Over, 0).await?;
+    let fetched = cluster.worker_metric(0, "fetch_bytes_total", "").await.unwrap_or(0.0);
     let report = job.finish(&cluster).await?;
     lost_as_promised(&report, copies)?;
     cluster.all_run()?;
+    struck(fetched > 0.0, || "nobody has read what was spoilt".to_owned())?;
     let outcome = format!("{restored} locations found again, {}", report.summary());
-    Ok(Seen { struck: format!("{flipped} bits flipped"), outcome })
+    let read = fetched / 1024.0;
+    Ok(Seen { struck: format!("{flipped} bits flipped, {read:.0} KiB read there"), outcome })
 }
 
 async fn flip_records(context: Context) -> Result<Seen, Failure> {

@@ -95,7 +95,7 @@ async fn strike_commit(cluster: &mut Cluster, job: &Job) -> Result<String, Failu
     job.reaches(Phase::Commit, 0).await?;
     cluster.process(0)?.signal(Signal::STOP)?;
     clock::sleep(Duration::from_millis(300)).await;
-    struck(!job.has_committed(), || "the commit did not wait for the stopped worker".to_owned())?;
+    struck(!job.is_at(Phase::Committed, 0), || "the commit did not wait for the stopped worker".to_owned())?;
     Ok(format!("{} while the commit waited for it", cluster.kill(0).await?))
 }
 

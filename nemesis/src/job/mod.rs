@@ -163,9 +163,9 @@ impl Job {
         self.reaches(Phase::Push, 100).await
     }
 
-    /// Whether the stage has ended.
-    pub(crate) fn has_committed(&self) -> bool {
-        self.engine.progress.is_at(Phase::Committed, 0)
+    /// Whether it is that far, or further.
+    pub(crate) fn is_at(&self, phase: Phase, percent: u64) -> bool {
+        self.engine.progress.is_at(phase, percent)
     }
 
     /// Attempts that wait for the word may go on to their end.
