@@ -12,7 +12,7 @@ use prometheus::Registry;
 const PARTITIONS: u32 = 8;
 /// Of each shuffle.
 const UNITS: u32 = 256;
-const UNIT: [u8; 32 * 1024] = [7; 32 * 1024];
+const UNIT_BYTES: usize = 32 * 1024;
 
 /// Why it can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -35,11 +35,12 @@ pub(crate) async fn run(master: String) -> Result<(), DriverError> {
     let manager = LifecycleManager::start("driver", config, Random::from_system()).await?;
     let random = Random::from_system();
     let client = ShuffleClient::connect(manager.address(), ClientConfig::default(), random, &Registry::new()).await?;
+    let row = vec![7; UNIT_BYTES];
     for shuffle in [0, 1] {
         let generation = manager.register(shuffle, PARTITIONS, Some(1)).await?;
         let mut attempt = client.start_attempt(shuffle, 0, 0).await?;
         for unit in 0..UNITS {
-            attempt.push(unit % PARTITIONS, &UNIT).await?;
+            attempt.push(unit % PARTITIONS, &row).await?;
         }
         if shuffle == 0 {
             attempt.mapper_end().await?;

@@ -1,8 +1,10 @@
 //! What makes a scenario fail, and waiting for what must come.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mallorn_runtime::clock;
+use parking_lot::Mutex;
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -19,6 +21,32 @@ pub(crate) enum Failure {
     /// Mallorn did what it must not, or not what it must.
     #[error("{0}")]
     Wrong(String),
+}
+
+/// What can be told of a scenario that fails; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Witness {
+    tell: Arc<Mutex<Vec<Tell>>>,
+}
+
+type Tell = Box<dyn Fn() -> String + Send>;
+
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Witness").finish_non_exhaustive()
+    }
+}
+
+impl Witness {
+    /// Asks this, too, where it comes to that.
+    pub(crate) fn add(&self, tell: impl Fn() -> String + Send + 'static) {
+        self.tell.lock().push(Box::new(tell));
+    }
+
+    /// All that can be told.
+    pub(crate) fn tell(&self) -> String {
+        self.tell.lock().iter().map(|tell| format!("\n  {}", tell())).collect()
+    }
 }
 
 /// Fails where this does not hold.

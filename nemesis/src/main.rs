@@ -8,6 +8,7 @@
 //! | the engine: driver, map attempts, readers | `job` |
 //! | a driver to be killed | `driver` |
 //! | disks that fail | `disk` |
+//! | bytes that nobody should send | `hostile` |
 //! | what stands between a client and a worker | `proxy` |
 //! | what the machine allows, and what was left behind | `privilege`, `tool` |
 //! | what came out | `table`, `failure` |
@@ -17,6 +18,7 @@ mod disk;
 mod driver;
 mod failure;
 mod fault;
+mod hostile;
 mod job;
 mod privilege;
 mod proxy;

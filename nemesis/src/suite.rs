@@ -6,7 +6,7 @@ use std::time::Duration;
 use mallorn_runtime::clock::{self, Instant};
 
 use crate::Arguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, Witness};
 use crate::fault::{self, Context, Fault};
 use crate::privilege::{self, FOLDER_PREFIX};
 use crate::table::{self, Row, Verdict};
@@ -106,14 +106,19 @@ async fn strike(fault: &'static Fault, mallorn: &std::path::Path, seed: u64) -> 
         Ok(folder) => folder,
         Err(error) => return row(Verdict::Wrong, false, format!("no folder: {error}")),
     };
-    let context = Context { seed, mallorn: mallorn.to_owned(), folder: folder.path().to_owned() };
+    let witness = Witness::default();
+    let context =
+        Context { seed, mallorn: mallorn.to_owned(), folder: folder.path().to_owned(), witness: witness.clone() };
     let began = clock::now();
     let ran = clock::timeout(fault.within, (fault.run)(context)).await;
     let seconds = began.elapsed().as_secs_f64();
     let row = match ran {
         Ok(Ok(seen)) => Row { evidence: seen.struck, ..row(Verdict::Good, true, seen.outcome) },
-        Ok(Err(failure)) => row(Verdict::Wrong, matches!(failure, Failure::Wrong(_)), failure.to_string()),
-        Err(_) => row(Verdict::Wrong, false, format!("not over after {:?}", fault.within)),
+        Ok(Err(failure)) => {
+            let text = format!("{failure}{}", witness.tell());
+            row(Verdict::Wrong, matches!(failure, Failure::Wrong(_)), text)
+        }
+        Err(_) => row(Verdict::Wrong, false, format!("not over after {:?}{}", fault.within, witness.tell())),
     };
     Row { seconds, ..row }
 }

@@ -14,6 +14,7 @@ mod network;
 mod process;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -21,7 +22,8 @@ use std::time::Duration;
 use mallorn_runtime::disk::Disk;
 use rustix::process::Signal;
 
-use crate::failure::{Failure, must, until};
+use crate::failure::{Failure, Witness, must, until};
+use crate::fault::Context;
 pub(crate) use metrics::Page;
 pub(crate) use network::{Network, PREFIX, Subnet, Way};
 pub(crate) use process::{Process, Ready};
@@ -78,14 +80,11 @@ impl Default for Spec {
 /// A place where a process runs, and runs again.
 #[derive(Debug)]
 pub(crate) struct Node {
-    number: u8,
     name: String,
     process: Option<Process>,
     ready: Option<Ready>,
     /// Where it keeps data.
     data: Vec<PathBuf>,
-    /// What the log of its earlier processes said: lines, bytes.
-    earlier: (u64, u64),
 }
 
 /// A master and workers; dropping it kills them.
@@ -99,12 +98,13 @@ pub(crate) struct Cluster {
     subnet: Subnet,
     mallorn: PathBuf,
     folder: PathBuf,
+    witness: Witness,
 }
 
 impl Cluster {
     /// Starts it, with its files in this folder; the master knows all workers when this returns.
-    pub(crate) async fn start(mallorn: &Path, folder: &Path, spec: Spec) -> Result<Self, Failure> {
-        let subnet = subnet(spec.is_networked);
+    pub(crate) async fn start(context: &Context, spec: Spec) -> Result<Self, Failure> {
+        let (subnet, folder) = (subnet(spec.is_networked), context.folder.clone());
         let numbers: Vec<u8> = (0..spec.workers).map(|worker| FIRST_WORKER + worker).collect();
         let nodes: Vec<u8> = std::iter::once(MASTER).chain(numbers.iter().copied()).collect();
         let network = if spec.is_networked { Some(Network::new(subnet, &nodes).await?) } else { None };
@@ -112,12 +112,12 @@ impl Cluster {
             let given = spec.data.iter().filter(|(worker, _)| worker + FIRST_WORKER == number);
             let given: Vec<PathBuf> = given.map(|(_, path)| path.clone()).collect();
             let data = if given.is_empty() { vec![folder.join(&name).join("data")] } else { given };
-            Node { number, name, process: None, ready: None, data, earlier: (0, 0) }
+            Node { name, process: None, ready: None, data }
         };
         let workers = (0..).zip(&numbers).map(|(worker, number)| node(*number, format!("worker-{worker}"))).collect();
         let master = node(MASTER, "master".to_owned());
-        let (mallorn, folder) = (mallorn.to_owned(), folder.to_owned());
-        let mut cluster = Self { workers, master, network, spec, subnet, mallorn, folder };
+        let (mallorn, witness) = (context.mallorn.clone(), context.witness.clone());
+        let mut cluster = Self { workers, master, network, spec, subnet, mallorn, folder, witness };
         cluster.start_master().await?;
         let first = cluster.spec.workers - cluster.spec.late;
         for worker in 0..first {
@@ -150,6 +150,11 @@ impl Cluster {
         subnet(false).host(100 + worker)
     }
 
+    /// What is told where the scenario fails.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
     /// The network, where each process has a namespace of its own.
     pub(crate) fn network(&self) -> Result<&Network, Failure> {
         self.network.as_ref().ok_or_else(|| Failure::Setup("this cluster has no network of its own".to_owned()))
@@ -178,13 +183,10 @@ impl Cluster {
         self.master.process.as_mut().ok_or_else(|| Failure::Setup("the master does not run".to_owned()))
     }
 
-    /// Where something serves.
-    pub(crate) fn addresses(&self, worker: u8) -> Option<Ready> {
-        self.workers[usize::from(worker)].ready
-    }
-
-    pub(crate) fn master_addresses(&self) -> Option<Ready> {
-        self.master.ready
+    /// Where metrics and probes are served, by all that have been started.
+    pub(crate) fn admins(&self) -> impl Iterator<Item = SocketAddr> {
+        let nodes = std::iter::once(&self.master).chain(&self.workers);
+        nodes.filter_map(|node| Some(node.ready?.admin))
     }
 
     /// Kills a worker with SIGKILL, and sees by its status that it is dead of it.
@@ -215,11 +217,8 @@ impl Cluster {
             return Err(Failure::Setup(format!("{} does not run", node.name)));
         };
         process.signal(Signal::TERM)?;
-        let status = process.ended_within(within).await;
-        let log = process.log();
-        node.earlier = (node.earlier.0 + log.lines(), node.earlier.1 + log.bytes());
-        let status = status?;
-        must(status.success(), || format!("{} ended with {status}{}", node.name, log.tail()))?;
+        let status = process.ended_within(within).await?;
+        must(status.success(), || format!("{} ended with {status}{}", node.name, process.log().tail()))?;
         Ok(status)
     }
 
@@ -293,12 +292,15 @@ impl Cluster {
             arguments.extend(["--set".into(), setting.into()]);
         }
         let program = PathBuf::from(arguments.remove(0));
-        Process::spawn(&format!("{role} {number}"), &program, &arguments)
+        let process = Process::spawn(&format!("{role} {number}"), &program, &arguments)?;
+        let (name, log) = (format!("{role} {number}"), process.log().clone());
+        self.witness.add(move || format!("{name}:{}", log.tail()));
+        Ok(process)
     }
 
     /// A number of a worker's metrics; `None` where it does not answer.
     pub(crate) async fn worker_metric(&self, worker: u8, name: &str, label: &str) -> Option<f64> {
-        let admin = self.workers[usize::from(worker)].ready?.admin?;
+        let admin = self.workers[usize::from(worker)].ready?.admin;
         Some(Page::of(admin).await?.sum(&format!("mallorn_worker_{name}"), label))
     }
 
@@ -313,7 +315,7 @@ impl Cluster {
 
     /// A number of the master's metrics.
     pub(crate) async fn master_metric(&self, name: &str, label: &str) -> Option<f64> {
-        Some(Page::of(self.master.ready?.admin?).await?.sum(name, label))
+        Some(Page::of(self.master.ready?.admin).await?.sum(name, label))
     }
 
     /// Waits until a number of the master's is as it should be; returns how long that took.
@@ -337,7 +339,7 @@ impl Cluster {
         let left = async || {
             let mut left = Vec::new();
             for node in self.workers.iter().filter(|node| node.process.is_some()) {
-                let Some(admin) = node.ready.and_then(|ready| ready.admin) else { continue };
+                let Some(Ready { admin }) = node.ready else { continue };
                 let Some(page) = Page::of(admin).await else {
                     left.push(format!("{} does not answer", node.name));
                     continue;
@@ -359,16 +361,6 @@ impl Cluster {
             return Ok(());
         }
         Err(Failure::Wrong(format!("after the release there are still {}", left().await.join(", "))))
-    }
-
-    /// The last lines of all logs.
-    pub(crate) fn logs(&self) -> String {
-        let nodes = std::iter::once(&self.master).chain(&self.workers);
-        let tail = |node: &Node| {
-            let process = node.process.as_ref()?;
-            Some(format!("\n  {}:{}", node.name, process.log().tail()))
-        };
-        nodes.filter_map(tail).collect()
     }
 
     /// How many lines of the logs of processes that run hold this text.
@@ -403,10 +395,8 @@ impl Node {
             return Err(Failure::Setup(format!("{} does not run", self.name)));
         };
         let status = process.kill().await?;
-        let log = process.log();
-        self.earlier = (self.earlier.0 + log.lines(), self.earlier.1 + log.bytes());
         if status.signal() != Some(9) {
-            return Err(Failure::NotStruck(format!("{} ended with {status}{}", self.name, log.tail())));
+            return Err(Failure::NotStruck(format!("{} ended with {status}{}", self.name, process.log().tail())));
         }
         Ok(format!("{} dead of SIGKILL", self.name))
     }

@@ -34,12 +34,8 @@ const LOG_LINE_BYTES_MAX: u64 = 4000;
 /// The line that a process prints once it serves.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Ready {
-    /// Where gRPC is served.
-    pub(crate) control: SocketAddr,
-    /// Where pushes and fetches are served.
-    pub(crate) data: Option<SocketAddr>,
-    /// Where metrics and probes are served.
-    pub(crate) admin: Option<SocketAddr>,
+    /// Where metrics and probes are served. Its other addresses are those that it was given.
+    pub(crate) admin: SocketAddr,
 }
 
 /// A child process.
@@ -158,7 +154,6 @@ pub(crate) struct Log {
 struct Lines {
     last: VecDeque<String>,
     count: u64,
-    bytes: u64,
 }
 
 impl Log {
@@ -173,7 +168,6 @@ impl Log {
             }
             lines.last.push_back(text);
             lines.count += 1;
-            lines.bytes += line.len() as u64;
             drop(lines);
             line.clear();
         }
@@ -188,11 +182,6 @@ impl Log {
     /// How many lines there were in all.
     pub(crate) fn lines(&self) -> u64 {
         self.lines.lock().count
-    }
-
-    /// How many bytes there were in all.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.lines.lock().bytes
     }
 
     /// The last lines, each on a line of its own.

@@ -149,7 +149,8 @@ async fn eio_read(context: Context) -> Result<Seen, Failure> {
 async fn eio_one_copy(context: Context) -> Result<Seen, Failure> {
     let disk = Disk::failing(&context.folder, "disk-0", 512).await?;
     let mut cluster = cluster_on(&context, &disk, 32).await?;
-    let job = Job::start(&cluster, much(Plan::new(context.seed))).await?;
+    let plan = Plan { wait_for_return: Duration::from_secs(2), ..much(Plan::new(context.seed)) };
+    let job = Job::start(&cluster, plan).await?;
     job.reaches(Phase::Push, 30).await?;
     disk.fail(true, true).await?;
     let probed = said(disk.probe_write(1).await, "Input/output error");

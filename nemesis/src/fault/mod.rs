@@ -5,11 +5,13 @@
 //! | processes die, stop, and come back | `process` |
 //! | links are cut, flap, and reset | `network` |
 //! | disks fill, fail, hang, lose power, and are mistaken for others | `disk` |
-//! | the order in which operators restart and drain | `operate` |
+//! | what operators do, and drivers that vanish | `operate` |
+//! | hostile bytes on every port | `hostile` |
 //!
 //! Owns the list of all of them and what they share. Does not own the means (`cluster`, `disk`), nor the job.
 
 mod disk;
+mod hostile;
 mod network;
 mod operate;
 mod process;
@@ -19,7 +21,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Spec};
-use crate::failure::Failure;
+use crate::failure::{Failure, Witness};
 use crate::privilege::Need;
 
 /// A scenario: one fault, in one place of a job.
@@ -43,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) mallorn: PathBuf,
     /// Its own folder, gone afterwards.
     pub(crate) folder: PathBuf,
+    pub(crate) witness: Witness,
 }
 
 /// What a scenario saw, where everything was right.
@@ -55,13 +58,13 @@ pub(crate) struct Seen {
 
 /// All of them, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
-    [process::ALL, network::ALL, disk::ALL, operate::ALL].into_iter().flatten()
+    [process::ALL, network::ALL, disk::ALL, operate::ALL, hostile::ALL].into_iter().flatten()
 }
 
 impl Context {
     /// Starts a cluster in the scenario's folder.
     pub(crate) async fn cluster(&self, spec: Spec) -> Result<Cluster, Failure> {
-        Cluster::start(&self.mallorn, &self.folder, spec).await
+        Cluster::start(self, spec).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! What operators do to a running cluster, and what happens when an application's driver vanishes.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use mallorn_client::config::Compression;
@@ -44,12 +44,14 @@ async fn rolling_restart(context: Context) -> Result<Seen, Failure> {
     let mut cluster = context.cluster(Spec::default()).await?;
     let plan = Plan { push_pause: Duration::from_millis(30), ..Plan::two_copies(context.seed) };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 10).await?;
     let mut took = Vec::new();
-    for worker in 0..3 {
+    for (worker, percent) in [(0, 10), (1, 35), (2, 60)] {
+        job.reaches(Phase::Push, percent).await?;
         let began = clock::now();
         cluster.terminate(worker, Duration::from_secs(25)).await?;
         let ended = began.elapsed();
+        // A start takes a machine a while, mostly.
+        clock::sleep(Duration::from_secs(1)).await;
         cluster.start_worker(worker).await?;
         cluster.until_live(3).await?;
         took.push(format!("{} + {}", seconds(ended), seconds(began.elapsed() - ended)));
@@ -120,6 +122,6 @@ async fn kill_driver(context: Context) -> Result<Seen, Failure> {
     Ok(Seen { struck, outcome: format!("memory and disks of all workers given back after {}", seconds(freed)) })
 }
 
-fn start_driver(program: &PathBuf, master: &str) -> Result<Process, Failure> {
+fn start_driver(program: &Path, master: &str) -> Result<Process, Failure> {
     Process::spawn("driver", program, &["--drive".into(), master.into()])
 }

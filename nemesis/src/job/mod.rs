@@ -22,6 +22,7 @@ use mallorn_client::{
     ShuffleClient, ShuffleOptions,
 };
 use mallorn_oracle::{Checked, Oracle};
+use mallorn_proto::id::Application;
 use mallorn_runtime::clock;
 use mallorn_runtime::config::{ByteSize, Span};
 use mallorn_runtime::random::Random;
@@ -130,6 +131,7 @@ struct Engine {
     may_end: Shutdown,
     may_read: Shutdown,
     report: Mutex<Report>,
+    failure: Mutex<Option<Failure>>,
 }
 
 /// A job under way.
@@ -143,13 +145,28 @@ impl Job {
     /// Joins the cluster and begins.
     pub(crate) async fn start(cluster: &Cluster, plan: Plan) -> Result<Self, Failure> {
         let engine = Arc::new(Engine::start(cluster, plan).await?);
-        let running = task::spawn(run(Arc::clone(&engine)));
+        let watched = Arc::downgrade(&engine);
+        cluster.witness().add(move || match watched.upgrade() {
+            Some(engine) => format!("the job: {}, {:?}", engine.progress, engine.report.lock()),
+            None => "the job is over".to_owned(),
+        });
+        let of = Arc::clone(&engine);
+        let running = task::spawn(async move {
+            let ran = run(Arc::clone(&of)).await;
+            if let Err(failure) = &ran {
+                *of.failure.lock() = Some(failure.clone());
+            }
+            ran
+        });
         Ok(Self { engine, running })
     }
 
     /// Waits until it is that far.
     pub(crate) async fn reaches(&self, phase: Phase, percent: u64) -> Result<(), Failure> {
         while !self.engine.progress.is_at(phase, percent) {
+            if let Some(failure) = self.engine.failure.lock().clone() {
+                return Err(failure);
+            }
             if self.running.is_finished() {
                 return Err(Failure::NotStruck(format!("the job ended before {phase:?} {percent} %")));
             }
@@ -182,14 +199,18 @@ impl Job {
         self.engine.stats()
     }
 
+    /// Where tasks reach the lifecycle manager.
+    pub(crate) fn lifecycle_address(&self) -> String {
+        self.engine.manager.address().to_owned()
+    }
+
+    pub(crate) fn application(&self) -> Application {
+        self.engine.manager.application().clone()
+    }
+
     /// Whether it has come to its end.
     pub(crate) fn is_over(&self) -> bool {
         self.running.is_finished()
-    }
-
-    /// What failed so far, for people.
-    pub(crate) fn so_far(&self) -> Report {
-        self.engine.report.lock().clone()
     }
 
     /// Waits for its end; then nothing of it may be left at any worker that runs. Fails for whatever the oracle saw.
@@ -309,7 +330,17 @@ impl Engine {
         let oracle = Oracle::new(|line| tracing_line(line));
         let progress = Progress::new(u64::from(plan.maps) * u64::from(plan.units));
         let (may_end, may_read) = (Shutdown::new(), Shutdown::new());
-        Ok(Self { plan, manager, clients, oracle, progress, may_end, may_read, report: Mutex::default() })
+        Ok(Self {
+            plan,
+            manager,
+            clients,
+            oracle,
+            progress,
+            may_end,
+            may_read,
+            report: Mutex::default(),
+            failure: Mutex::default(),
+        })
     }
 
     fn client(&self, of: u32) -> &ShuffleClient {

@@ -1,5 +1,6 @@
 //! How far a job is, for those who strike at a moment of it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -60,6 +61,13 @@ impl Progress {
             Phase::Start | Phase::Commit | Phase::Committed | Phase::Over => self.units,
         };
         now > phase || now == phase && done * 100 >= self.units * percent
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = [&self.pushed, &self.read].map(|count| count.load(Ordering::Relaxed));
+        write!(f, "{:?}, {} pushed and {} read of {}", *self.phase.lock(), done[0], done[1], self.units)
     }
 }
 
