@@ -64,7 +64,7 @@ impl Disk {
             format!("error-pread-file={}", text(&reads)),
         ];
         let arguments = arguments.map(Into::into);
-        let process = Process::spawn("nbdfuse", Path::new("/usr/bin/nbdfuse"), &arguments)?;
+        let process = Process::spawn("nbdfuse", Path::new("nbdfuse"), &arguments)?;
         let failing = Failing { folder: shown, writes, reads, _process: process };
         if until(SHOWN_WITHIN, async || image.exists()).await.is_none() {
             return Err(Failure::Setup("nbdfuse shows no file".to_owned()));

@@ -36,7 +36,7 @@ impl Need {
             }
             Self::Nbd => &[("nbdkit", "nbdkit"), ("nbdfuse", "libnbd-bin"), ("fusermount3", "fuse3")],
             Self::Shutdown => &[("xfs_io", "xfsprogs"), ("unshare", "util-linux")],
-            Self::Throttle => &[],
+            Self::Throttle => &[("lsblk", "util-linux")],
         }
     }
 

@@ -1,9 +1,10 @@
 //! The run of all faults: which of them, how often, on what machine, and the table of what came out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mallorn_runtime::clock::{self, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Arguments;
 use crate::failure::{Failure, Witness};
@@ -13,10 +14,7 @@ use crate::table::{self, Row, Verdict};
 
 /// Runs what was asked for; whether all of it is good.
 pub(crate) async fn run(arguments: Arguments) -> bool {
-    let is_chosen = |fault: &&Fault| {
-        arguments.only.is_empty() || arguments.only.iter().any(|only| fault.name.contains(only.as_str()))
-    };
-    let chosen: Vec<&Fault> = fault::all().filter(is_chosen).collect();
+    let chosen = chosen(&arguments.only);
     if chosen.is_empty() {
         eprintln!("no fault has {:?} in its name; --list shows them", arguments.only);
         return false;
@@ -39,7 +37,12 @@ pub(crate) async fn run(arguments: Arguments) -> bool {
             break;
         }
         for fault in &chosen {
-            let row = strike(fault, &mallorn, arguments.seed + round).await;
+            let row = tokio::select! {
+                biased;
+                // What is under way is dropped, and takes down what it has set up.
+                () = told_to_end() => return false,
+                row = strike(fault, &mallorn, arguments.seed + round) => row,
+            };
             println!("{}", row.line());
             if row.verdict == Verdict::Wrong {
                 println!(
@@ -53,6 +56,24 @@ pub(crate) async fn run(arguments: Arguments) -> bool {
         }
     }
     finish(&arguments, &rows, began)
+}
+
+/// The faults of these names, or with these words in their names; all where there are none.
+fn chosen(only: &[String]) -> Vec<&'static Fault> {
+    let exact: Vec<_> = fault::all().filter(|fault| only.iter().any(|only| only == fault.name)).collect();
+    let is_meant = |fault: &&Fault| only.is_empty() || only.iter().any(|only| fault.name.contains(only.as_str()));
+    if exact.is_empty() { fault::all().filter(is_meant).collect() } else { exact }
+}
+
+async fn told_to_end() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        // It can be killed, and the next one cleans up.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn finish(arguments: &Arguments, rows: &[Row], began: Instant) -> bool {
@@ -86,7 +107,7 @@ fn find_mallorn(given: Option<PathBuf>) -> Option<PathBuf> {
     None
 }
 
-async fn strike(fault: &'static Fault, mallorn: &std::path::Path, seed: u64) -> Row {
+async fn strike(fault: &'static Fault, mallorn: &Path, seed: u64) -> Row {
     let row = |verdict, struck, outcome: String| Row {
         fault: fault.name,
         struck,

@@ -116,7 +116,7 @@ async fn eio_write(context: Context) -> Result<Seen, Failure> {
     let disk = Disk::failing(&context.folder, "disk-0", 512).await?;
     let mut cluster = cluster_on(&context, &disk, 32).await?;
     let job = Job::start(&cluster, much(Plan::two_copies(context.seed))).await?;
-    job.reaches(Phase::Push, 30).await?;
+    job.reaches(Phase::Push, context.moment(10..50)).await?;
     disk.fail(true, false).await?;
     let probed = said(disk.probe_write(1).await, "Input/output error");
     let ill = until_ill(&cluster, Duration::from_secs(20)).await?;
@@ -151,7 +151,7 @@ async fn eio_one_copy(context: Context) -> Result<Seen, Failure> {
     let mut cluster = cluster_on(&context, &disk, 32).await?;
     let plan = Plan { wait_for_return: Duration::from_secs(2), ..much(Plan::new(context.seed)) };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 30).await?;
+    job.reaches(Phase::Push, context.moment(10..50)).await?;
     disk.fail(true, true).await?;
     let probed = said(disk.probe_write(1).await, "Input/output error");
     let ill = until_ill(&cluster, Duration::from_secs(20)).await?;
@@ -165,7 +165,7 @@ async fn read_only(context: Context) -> Result<Seen, Failure> {
     let disk = Disk::new(&context.folder, "disk-0", 512).await?;
     let mut cluster = cluster_on(&context, &disk, 32).await?;
     let job = Job::start(&cluster, much(Plan::two_copies(context.seed))).await?;
-    job.reaches(Phase::Push, 30).await?;
+    job.reaches(Phase::Push, context.moment(10..50)).await?;
     disk.trigger_error().await?;
     let probed = said(disk.probe_write(1).await, "Read-only file system")?;
     let ill = until_ill(&cluster, Duration::from_secs(20)).await?;
@@ -179,7 +179,7 @@ async fn slow(context: Context) -> Result<Seen, Failure> {
     let disk = Disk::new(&context.folder, "disk-0", 512).await?;
     let mut cluster = cluster_on(&context, &disk, 32).await?;
     let job = Job::start(&cluster, much(Plan::two_copies(context.seed))).await?;
-    job.reaches(Phase::Push, 20).await?;
+    job.reaches(Phase::Push, context.moment(10..40)).await?;
     let pid = cluster.process(0)?.pid();
     let throttle = disk.throttle(pid, 1 << 20).await?;
     let written = async || cluster.worker_metric(0, "spilled_bytes_total", "").await.unwrap_or(0.0);
@@ -200,7 +200,7 @@ async fn hung(context: Context) -> Result<Seen, Failure> {
     let disk = Disk::new(&context.folder, "disk-0", 512).await?;
     let mut cluster = cluster_on(&context, &disk, 32).await?;
     let job = Job::start(&cluster, much(Plan::two_copies(context.seed))).await?;
-    job.reaches(Phase::Push, 20).await?;
+    job.reaches(Phase::Push, context.moment(10..40)).await?;
     disk.freeze().await?;
     let began = clock::now();
     let ill = until_ill(&cluster, Duration::from_secs(25)).await;

@@ -16,9 +16,12 @@ mod network;
 mod operate;
 mod process;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
+
+use mallorn_runtime::random::Random;
 
 use crate::cluster::{Cluster, Spec};
 use crate::failure::{Failure, Witness};
@@ -65,6 +68,16 @@ impl Context {
     /// Starts a cluster in the scenario's folder.
     pub(crate) async fn cluster(&self, spec: Spec) -> Result<Cluster, Failure> {
         Cluster::start(self, spec).await
+    }
+
+    /// Which of three workers is struck.
+    fn victim(&self) -> u8 {
+        Random::seeded(self.seed).below(3) as u8
+    }
+
+    /// When it is struck, in a hundredth of what is pushed or read.
+    fn moment(&self, within: Range<u64>) -> u64 {
+        within.start + Random::seeded(!self.seed).below(within.end - within.start)
     }
 }
 

@@ -57,7 +57,7 @@ async fn begin(context: &Context) -> Result<(Cluster, Job), Failure> {
         ..Plan::two_copies(context.seed)
     };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 20).await?;
+    job.reaches(Phase::Push, context.moment(5..30)).await?;
     Ok((cluster, job))
 }
 
@@ -76,29 +76,30 @@ async fn end(mut cluster: Cluster, job: Job, struck: String) -> Result<Seen, Fai
 
 async fn cut_worker_master(context: Context) -> Result<Seen, Failure> {
     let (mut cluster, job) = begin(&context).await?;
-    let worker = Cluster::node(0);
+    let worker = Cluster::node(context.victim());
     cluster.network()?.cut(worker, Cluster::master_node(), Way::Both).await?;
     let lost = cluster.until_master("mallorn_master_workers", "state=\"lost\"", |lost| lost == 1.0).await?;
     let dropped = healed(&cluster, worker).await?;
     let back = cluster.until_live(3).await?;
-    must(cluster.process(0)?.log().count("register_again") > 0, || "it did not register again".to_owned())?;
+    must(cluster.process(context.victim())?.log().count("register_again") > 0, || {
+        "it did not register again".to_owned()
+    })?;
     let times = format!("{dropped}, lost after {}, back {} after the cut", seconds(lost), seconds(back));
     end(cluster, job, times).await
 }
 
 async fn cut_client_worker(context: Context) -> Result<Seen, Failure> {
-    let (cluster, job) = begin(&context).await?;
-    cut_from_suite(cluster, job, Way::In).await
+    cut_from_suite(&context, Way::In).await
 }
 
 async fn cut_worker_client(context: Context) -> Result<Seen, Failure> {
-    let (cluster, job) = begin(&context).await?;
-    cut_from_suite(cluster, job, Way::Out).await
+    cut_from_suite(&context, Way::Out).await
 }
 
 /// Clients must go on elsewhere while the cut is there, and need nothing of the worker before it is gone.
-async fn cut_from_suite(cluster: Cluster, job: Job, way: Way) -> Result<Seen, Failure> {
-    let worker = Cluster::node(0);
+async fn cut_from_suite(context: &Context, way: Way) -> Result<Seen, Failure> {
+    let (cluster, job) = begin(context).await?;
+    let worker = Cluster::node(context.victim());
     let before = job.clients().hard_splits;
     cluster.network()?.cut(worker, SUITE, way).await?;
     let began = clock::now();
@@ -113,7 +114,8 @@ async fn cut_from_suite(cluster: Cluster, job: Job, way: Way) -> Result<Seen, Fa
 
 async fn cut_worker_worker(context: Context) -> Result<Seen, Failure> {
     let (cluster, job) = begin(&context).await?;
-    let (one, other) = (Cluster::node(0), Cluster::node(1));
+    let victim = context.victim();
+    let (one, other) = (Cluster::node(victim), Cluster::node((victim + 1) % 3));
     cluster.network()?.cut(one, other, Way::Both).await?;
     let failed = async || cluster.metric("replica_failures_total", "").await > 0.0;
     let noticed = until(Duration::from_secs(20), failed).await;
@@ -140,7 +142,7 @@ async fn cut_driver_master(context: Context) -> Result<Seen, Failure> {
 
 async fn flapping(context: Context) -> Result<Seen, Failure> {
     let (cluster, job) = begin(&context).await?;
-    let (network, worker) = (cluster.network()?, Cluster::node(0));
+    let (network, worker) = (cluster.network()?, Cluster::node(context.victim()));
     let before = network.plugged(worker).await?;
     for _ in 0..6 {
         network.plug(worker, false).await?;
@@ -155,7 +157,7 @@ async fn flapping(context: Context) -> Result<Seen, Failure> {
 
 async fn reset(context: Context) -> Result<Seen, Failure> {
     let (cluster, job) = begin(&context).await?;
-    let worker = Cluster::node(0);
+    let worker = Cluster::node(context.victim());
     let before = job.clients().repushed_batches;
     cluster.network()?.reset(worker, SUITE).await?;
     let repushed = until(Duration::from_secs(5), async || job.clients().repushed_batches > before).await;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use mallorn_client::Durability;
 use mallorn_runtime::clock;
 use rustix::process::Signal;
 
@@ -25,7 +24,7 @@ pub(super) const ALL: &[Fault] = &[
     fault("kill-commit", "kill -9 of a worker in the middle of the commit, two copies; it comes back", |context| {
         Box::pin(kill_commit(context))
     }),
-    fault("kill-commit-one-copy", "the same with one copy: what it had not written down is lost by name", |context| {
+    fault("kill-commit-one-copy", "the same with one copy: what it had not frozen is lost by name", |context| {
         Box::pin(kill_commit_one_copy(context))
     }),
     fault("kill-read", "kill -9 of a worker in the middle of reads, two copies", |context| {
@@ -56,12 +55,13 @@ pub(super) const ALL: &[Fault] = &[
 
 /// What was pushed to the only copy and not committed is lost, by name; the maps run again.
 async fn kill_push(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
     // Nobody waits for one that does not come.
     let plan = Plan { wait_for_return: Duration::ZERO, ..Plan::new(context.seed) };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 40).await?;
-    let struck = cluster.kill(0).await?;
+    job.reaches(Phase::Push, context.moment(20..70)).await?;
+    let struck = cluster.kill(victim).await?;
     let report = job.finish(&cluster).await?;
     report.lost_by_name()?;
     cluster.all_run()?;
@@ -70,13 +70,14 @@ async fn kill_push(context: Context) -> Result<Seen, Failure> {
 
 /// With two copies the loss of one worker costs nothing.
 async fn kill_replicate(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
     let plan = Plan { wait_for_return: Duration::ZERO, ..Plan::two_copies(context.seed) };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 40).await?;
-    let replicated = cluster.worker_metric(0, "replicated_bytes_total", "").await.unwrap_or(0.0);
+    job.reaches(Phase::Push, context.moment(20..70)).await?;
+    let replicated = cluster.worker_metric(victim, "replicated_bytes_total", "").await.unwrap_or(0.0);
     struck(replicated > 0.0, || "the worker has forwarded nothing yet".to_owned())?;
-    let struck = cluster.kill(0).await?;
+    let struck = cluster.kill(victim).await?;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
     cluster.all_run()?;
@@ -84,26 +85,28 @@ async fn kill_replicate(context: Context) -> Result<Seen, Failure> {
     Ok(Seen { struck, outcome: report.summary() })
 }
 
-/// A commit that takes its time: no extent is full before it, so that all of it is written then, and synced.
-fn slow_commit(plan: Plan) -> Plan {
-    let push_pause = Duration::from_millis(1);
-    Plan { partitions: 200, durability: Durability::Synced, twice_percent: 0, push_pause, ..plan }
-}
-
-/// Stops a worker as soon as the commit begins, and kills it once it is seen that the commit waits for it.
-async fn strike_commit(cluster: &mut Cluster, job: &Job) -> Result<String, Failure> {
+/// Stops a worker before the last map ends, so that the commit waits for its answer, and kills it once that is seen.
+async fn strike_commit(cluster: &mut Cluster, job: &Job, victim: u8) -> Result<String, Failure> {
+    job.all_but_the_last_won().await?;
+    cluster.process(victim)?.signal(Signal::STOP)?;
+    job.let_end();
     job.reaches(Phase::Commit, 0).await?;
-    cluster.process(0)?.signal(Signal::STOP)?;
     clock::sleep(Duration::from_millis(300)).await;
     struck(!job.is_at(Phase::Committed, 0), || "the commit did not wait for the stopped worker".to_owned())?;
-    Ok(format!("{} while the commit waited for it", cluster.kill(0).await?))
+    Ok(format!("{} while the commit waited for it", cluster.kill(victim).await?))
+}
+
+/// A quick job whose commit begins at a moment that is known.
+fn held(plan: Plan) -> Plan {
+    Plan { holds_last_map: true, push_pause: Duration::from_millis(1), ..plan }
 }
 
 async fn kill_commit(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
-    let job = Job::start(&cluster, slow_commit(Plan::two_copies(context.seed))).await?;
-    let struck = strike_commit(&mut cluster, &job).await?;
-    cluster.start_worker(0).await?;
+    let job = Job::start(&cluster, held(Plan::two_copies(context.seed))).await?;
+    let struck = strike_commit(&mut cluster, &job, victim).await?;
+    cluster.start_worker(victim).await?;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
     cluster.all_run()?;
@@ -111,13 +114,13 @@ async fn kill_commit(context: Context) -> Result<Seen, Failure> {
 }
 
 async fn kill_commit_one_copy(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
-    let job = Job::start(&cluster, slow_commit(Plan::new(context.seed))).await?;
-    let struck = strike_commit(&mut cluster, &job).await?;
-    cluster.start_worker(0).await?;
+    let job = Job::start(&cluster, held(Plan::new(context.seed))).await?;
+    let struck = strike_commit(&mut cluster, &job, victim).await?;
+    cluster.start_worker(victim).await?;
     let report = job.finish(&cluster).await?;
-    // Copies that it had written down are whole, the others are gone.
-    report.lost_by_name_or_nothing()?;
+    report.lost_by_name()?;
     cluster.all_run()?;
     Ok(Seen { struck, outcome: report.summary() })
 }
@@ -128,10 +131,11 @@ fn slow_reads(plan: Plan) -> Plan {
 }
 
 async fn kill_read(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
     let job = Job::start(&cluster, slow_reads(Plan::two_copies(context.seed))).await?;
-    job.reaches(Phase::Read, 20).await?;
-    let struck = cluster.kill(0).await?;
+    job.reaches(Phase::Read, context.moment(10..40)).await?;
+    let struck = cluster.kill(victim).await?;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
     must(report.clients.read_failovers > 0, || "no read went on at the other copy".to_owned())?;
@@ -140,12 +144,13 @@ async fn kill_read(context: Context) -> Result<Seen, Failure> {
 }
 
 async fn kill_read_one_copy(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
     let job = Job::start(&cluster, slow_reads(Plan::new(context.seed))).await?;
-    job.reaches(Phase::Read, 20).await?;
-    let struck = cluster.kill(0).await?;
-    cluster.start_worker(0).await?;
-    let restored = cluster.worker_metric(0, "restored_locations_total", "").await.unwrap_or(0.0);
+    job.reaches(Phase::Read, context.moment(10..40)).await?;
+    let struck = cluster.kill(victim).await?;
+    cluster.start_worker(victim).await?;
+    let restored = cluster.worker_metric(victim, "restored_locations_total", "").await.unwrap_or(0.0);
     struck_restored(restored)?;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
@@ -178,9 +183,10 @@ async fn kill_all(context: Context) -> Result<Seen, Failure> {
 async fn kill_master(context: Context) -> Result<Seen, Failure> {
     let mut cluster = context.cluster(Spec::default()).await?;
     let job = Job::start(&cluster, Plan::two_copies(context.seed)).await?;
-    job.reaches(Phase::Push, 40).await?;
+    let moment = context.moment(10..60);
+    job.reaches(Phase::Push, moment).await?;
     let struck = cluster.kill_master().await?;
-    job.reaches(Phase::Push, 60).await?;
+    job.reaches(Phase::Push, moment + 20).await?;
     cluster.start_master().await?;
     let known = cluster.until_live(3).await?;
     let report = job.finish(&cluster).await?;
@@ -192,18 +198,19 @@ async fn kill_master(context: Context) -> Result<Seen, Failure> {
 
 /// A worker that was declared lost and wakes up harms nobody: it registers again, and what it says is not believed.
 async fn stop_worker(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
     let mut cluster = context.cluster(Spec::default()).await?;
     let plan = Plan { push_pause: Duration::from_millis(25), ..Plan::two_copies(context.seed) };
     let job = Job::start(&cluster, plan).await?;
-    job.reaches(Phase::Push, 20).await?;
-    cluster.process(0)?.signal(Signal::STOP)?;
+    job.reaches(Phase::Push, context.moment(10..30)).await?;
+    cluster.process(victim)?.signal(Signal::STOP)?;
     let lost = cluster.until_master("mallorn_master_workers", "state=\"lost\"", |lost| lost == 1.0).await?;
     let expired = cluster.master_metric("mallorn_master_expired_total", "worker").await.unwrap_or(0.0);
-    cluster.process(0)?.signal(Signal::CONT)?;
+    cluster.process(victim)?.signal(Signal::CONT)?;
     let back = cluster.until_live(3).await?;
-    let again = cluster.worker_metric(0, "register_again_total", "").await.unwrap_or(0.0);
+    let again = cluster.worker_metric(victim, "register_again_total", "").await.unwrap_or(0.0);
     struck(expired >= 1.0 && again >= 1.0, || format!("{expired} leases ended, {again} times registered again"))?;
-    let fenced = cluster.process(0)?.log().count("incarnation_over");
+    let fenced = cluster.process(victim)?.log().count("incarnation_over");
     must(fenced > 0, || "the worker's earlier incarnation was not closed".to_owned())?;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
@@ -241,6 +248,7 @@ async fn refused(context: Context) -> Result<Seen, Failure> {
     // The lease must not be what helps.
     let spec =
         Spec { worker_lease: Duration::from_secs(30), application_lease: Duration::from_secs(60), ..Spec::default() };
+    let victim = context.victim();
     let mut cluster = context.cluster(spec).await?;
     let plan = Plan {
         pushes_again: true,
@@ -251,7 +259,7 @@ async fn refused(context: Context) -> Result<Seen, Failure> {
     };
     let job = Job::start(&cluster, plan).await?;
     job.pushed_all().await?;
-    let struck = cluster.kill(0).await?;
+    let struck = cluster.kill(victim).await?;
     let began = clock::now();
     job.let_end();
     job.reaches(Phase::Commit, 0).await?;
@@ -269,9 +277,10 @@ async fn refused(context: Context) -> Result<Seen, Failure> {
 async fn noticed(context: Context) -> Result<Seen, Failure> {
     let spec = Spec::default();
     let lease = spec.worker_lease;
+    let victim = context.victim();
     let mut cluster = context.cluster(spec).await?;
     let began = clock::now();
-    let struck = cluster.kill(0).await?;
+    let struck = cluster.kill(victim).await?;
     cluster.until_master("mallorn_master_workers", "state=\"lost\"", |lost| lost == 1.0).await?;
     let noticed = began.elapsed();
     // Its last heartbeat may be as old as the time between two, and the lease counts from there.

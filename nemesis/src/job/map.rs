@@ -154,7 +154,8 @@ impl Attempt<'_> {
         let plan = &self.engine.plan;
         let (map, attempt) = (u64::from(self.name.map), u64::from(self.name.attempt));
         let random = Random::seeded(plan.seed ^ map << 32 ^ attempt << 8);
-        for sequence in 0..plan.units {
+        let is_held = plan.holds_last_map && self.name.map + 1 == plan.maps;
+        for sequence in 0..if is_held { 0 } else { plan.units } {
             let partition = random.below(u64::from(plan.partitions)) as u32;
             let least = u64::from(plan.unit_bytes / 2);
             let length = UNIT_HEADER_BYTES + (least + random.below(least.max(1))) as usize;
@@ -165,6 +166,9 @@ impl Attempt<'_> {
             if !plan.push_pause.is_zero() {
                 clock::sleep(plan.push_pause).await;
             }
+        }
+        if is_held {
+            self.engine.may_end.wait().await;
         }
         if plan.pushes_again {
             self.engine.may_end.wait().await;
@@ -194,6 +198,9 @@ impl Attempt<'_> {
     fn ended(&self, ended: &MapperEnd) -> Outcome {
         let bytes: Vec<_> = ended.bytes.iter().map(|(partition, bytes)| (partition.0, *bytes)).collect();
         self.engine.oracle.ended(self.name, ended.won, &bytes);
+        if ended.won {
+            self.engine.progress.won();
+        }
         if ended.won { Outcome::Won(self.generation) } else { Outcome::Overtaken(Some(self.generation)) }
     }
 

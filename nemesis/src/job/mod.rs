@@ -41,6 +41,8 @@ const SHUFFLE: u32 = 0;
 const CLIENTS: u32 = 3;
 /// Before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often it is looked how far a job is: more often than any phase is short.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// More generations than any fault explains.
 const GENERATIONS_MAX: u32 = 8;
 
@@ -70,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) call_within: Duration,
     /// Each attempt waits for the word when it has pushed everything; then it pushes to every partition again, and ends.
     pub(crate) pushes_again: bool,
+    /// The last map pushes nothing, and waits for the word before it ends: so it is known when the commit begins.
+    pub(crate) holds_last_map: bool,
     /// Reads wait for the word.
     pub(crate) holds_reads: bool,
 }
@@ -94,6 +98,7 @@ impl Plan {
             attempt_lease: Duration::from_secs(5),
             call_within: Duration::from_secs(5),
             pushes_again: false,
+            holds_last_map: false,
             holds_reads: false,
         }
     }
@@ -164,13 +169,28 @@ impl Job {
     /// Waits until it is that far.
     pub(crate) async fn reaches(&self, phase: Phase, percent: u64) -> Result<(), Failure> {
         while !self.engine.progress.is_at(phase, percent) {
-            if let Some(failure) = self.engine.failure.lock().clone() {
-                return Err(failure);
+            self.goes_on(phase)?;
+            clock::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Fails where it has ended, with what it has failed of.
+    fn goes_on(&self, before: Phase) -> Result<(), Failure> {
+        match self.engine.failure.lock().clone() {
+            Some(failure) => Err(failure),
+            None if self.running.is_finished() => {
+                Err(Failure::NotStruck(format!("the job ended and was waited for before its {before:?}")))
             }
-            if self.running.is_finished() {
-                return Err(Failure::NotStruck(format!("the job ended before {phase:?} {percent} %")));
-            }
-            clock::sleep(Duration::from_millis(2)).await;
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all maps but the last one, which waits for the word, have a winner.
+    pub(crate) async fn all_but_the_last_won(&self) -> Result<(), Failure> {
+        while self.engine.progress.winners() + 1 < u64::from(self.engine.plan.maps) {
+            self.goes_on(Phase::Commit)?;
+            clock::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }

@@ -29,12 +29,20 @@ pub(crate) struct Progress {
     units: u64,
     pushed: AtomicU64,
     read: AtomicU64,
+    /// Maps that have a winner.
+    won: AtomicU64,
 }
 
 impl Progress {
     /// Of a job that pushes so many units.
     pub(crate) fn new(units: u64) -> Self {
-        Self { phase: Mutex::new(Phase::Start), units, pushed: AtomicU64::new(0), read: AtomicU64::new(0) }
+        Self {
+            phase: Mutex::new(Phase::Start),
+            units,
+            pushed: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            won: AtomicU64::new(0),
+        }
     }
 
     /// A phase begins, with nothing done of it.
@@ -42,10 +50,20 @@ impl Progress {
         *self.phase.lock() = phase;
         self.pushed.store(0, Ordering::Relaxed);
         self.read.store(0, Ordering::Relaxed);
+        self.won.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn pushed(&self) {
         self.pushed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn won(&self) {
+        self.won.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many maps have a winner, while maps push.
+    pub(crate) fn winners(&self) -> u64 {
+        self.won.load(Ordering::Relaxed)
     }
 
     pub(crate) fn read(&self, units: u64) {
