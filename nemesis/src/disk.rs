@@ -162,14 +162,14 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let mount = text(&self.mount);
         if let Some(failing) = &self.failing {
-            tool::undo(&["rm", "-f", &text(&failing.writes), &text(&failing.reads)]);
+            tool::succeeds(&["rm", "-f", &text(&failing.writes), &text(&failing.reads)]);
         }
         // It is not frozen, mostly; unmounting what is frozen would hang.
-        tool::undo(&["fsfreeze", "--unfreeze", &mount]);
-        tool::undo(&["umount", "-l", &mount]);
-        tool::undo(&["losetup", "-d", &self.device]);
+        tool::succeeds(&["fsfreeze", "--unfreeze", &mount]);
+        tool::succeeds(&["umount", "-l", &mount]);
+        tool::succeeds(&["losetup", "-d", &self.device]);
         if let Some(failing) = &self.failing {
-            tool::undo(&["umount", "-l", &text(&failing.folder)]);
+            tool::succeeds(&["umount", "-l", &text(&failing.folder)]);
         }
     }
 }
@@ -190,7 +190,7 @@ impl Throttle {
 
 impl Drop for Throttle {
     fn drop(&mut self) {
-        tool::undo(&["rmdir", &self.folder]);
+        tool::succeeds(&["rmdir", &self.folder]);
     }
 }
 

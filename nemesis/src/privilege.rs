@@ -57,7 +57,26 @@ impl Need {
         if !Path::new(file).exists() {
             missing.push(file.to_owned());
         }
+        // Root in a container may be root in name only.
+        if missing.is_empty()
+            && let Some((attempt, right)) = self.attempt()
+            && !tool::succeeds(attempt)
+        {
+            missing.push(right.to_owned());
+        }
         missing
+    }
+
+    /// What shows that this is allowed, and what is missing where it fails.
+    fn attempt(self) -> Option<(&'static [&'static str], &'static str)> {
+        match self {
+            Self::Network => {
+                Some((&["unshare", "--net", "true"], "the right to make network namespaces (CAP_SYS_ADMIN)"))
+            }
+            Self::Loop => Some((&["losetup", "--find"], "a free loop device (CAP_SYS_ADMIN)")),
+            Self::Shutdown => Some((&["unshare", "--mount", "true"], "the right to mount (CAP_SYS_ADMIN)")),
+            Self::Nbd | Self::Throttle => None,
+        }
     }
 }
 
@@ -83,24 +102,30 @@ pub(crate) fn clean_up() {
     // The last one mounted first.
     mounts.reverse();
     for mount in mounts.into_iter().filter(|mount| owner(mount, FOLDER_PREFIX).is_some()) {
-        tool::undo(&["fsfreeze", "-u", mount]);
-        tool::undo(&["umount", "-l", mount]);
+        tool::succeeds(&["fsfreeze", "-u", mount]);
+        tool::succeeds(&["umount", "-l", mount]);
     }
     let loops = tool::output(&["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]);
     for line in loops.lines().filter(|line| owner(line, FOLDER_PREFIX).is_some()) {
         let name = line.split_whitespace().next().unwrap_or_default();
-        tool::undo(&["losetup", "-d", name]);
+        tool::succeeds(&["losetup", "-d", name]);
     }
     for line in tool::output(&["ip", "netns", "list"]).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
         if name.starts_with(PREFIX) && owner(name, PREFIX).is_some() {
-            tool::undo(&["ip", "netns", "del", name]);
+            tool::succeeds(&["ip", "netns", "del", name]);
         }
     }
     for line in tool::output(&["ip", "-brief", "link", "show", "type", "bridge"]).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
         if name.starts_with(PREFIX) && owner(name, PREFIX).is_some() {
-            tool::undo(&["ip", "link", "del", name]);
+            tool::succeeds(&["ip", "link", "del", name]);
+        }
+    }
+    for entry in std::fs::read_dir(THROTTLE_FOLDER).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(PREFIX) && owner(&name.to_string_lossy(), PREFIX).is_some() {
+            let _ = std::fs::remove_dir(entry.path());
         }
     }
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {

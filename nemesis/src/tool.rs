@@ -20,8 +20,8 @@ pub(crate) async fn fed(arguments: &[&str], input: &str) -> Result<String, Failu
     ran.unwrap_or_else(|error| Err(Failure::Setup(error.to_string())))
 }
 
-/// Runs a program from where nothing can be awaited: clean-up. What fails is there no more, mostly.
-pub(crate) fn undo(arguments: &[&str]) -> bool {
+/// Runs a program from where nothing can be awaited, such as clean-up; whether it succeeded.
+pub(crate) fn succeeds(arguments: &[&str]) -> bool {
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     run_now(&arguments, "").is_ok()
 }

@@ -143,9 +143,9 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for node in &self.nodes {
-            tool::undo(&["ip", "netns", "del", &self.space(*node)]);
-            tool::undo(&["ip", "link", "del", &self.cable(*node)]);
+            tool::succeeds(&["ip", "netns", "del", &self.space(*node)]);
+            tool::succeeds(&["ip", "link", "del", &self.cable(*node)]);
         }
-        tool::undo(&["ip", "link", "del", &self.bridge()]);
+        tool::succeeds(&["ip", "link", "del", &self.bridge()]);
     }
 }

@@ -43,6 +43,7 @@ pub(super) const ALL: &[Fault] = &[Fault {
 async fn hostile_bytes(context: Context) -> Result<Seen, Failure> {
     let mut cluster = context.cluster(Spec { memory_mib: ARENA_MIB, ..Spec::default() }).await?;
     let plan = Plan {
+        partitions: 12,
         units: 1200,
         push_pause: Duration::from_millis(20),
         call_within: Duration::from_secs(10),

@@ -66,7 +66,11 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
 
 impl Context {
     /// Starts a cluster in the scenario's folder.
-    pub(crate) async fn cluster(&self, spec: Spec) -> Result<Cluster, Failure> {
+    pub(crate) async fn cluster(&self, mut spec: Spec) -> Result<Cluster, Failure> {
+        // Every other seed has locations that are soon full, so that partitions go through many epochs.
+        if self.seed.is_multiple_of(2) {
+            spec.settings.extend(["worker.soft_split=512KiB", "worker.hard_split=1MiB"].map(str::to_owned));
+        }
         Cluster::start(self, spec).await
     }
 

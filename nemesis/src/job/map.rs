@@ -6,9 +6,8 @@ use mallorn_client::{Generation, LifecycleError, MapAttempt, MapperEnd, PushErro
 use mallorn_oracle::{AttemptName, UNIT_HEADER_BYTES, write_unit};
 use mallorn_runtime::clock;
 use mallorn_runtime::random::Random;
-use mallorn_runtime::task;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{AGAIN, Engine, SHUFFLE};
 use crate::failure::Failure;
@@ -31,7 +30,7 @@ enum Outcome {
 #[derive(Debug)]
 pub(super) struct Attempts {
     next: Vec<u32>,
-    losers: Vec<JoinHandle<()>>,
+    losers: Vec<JoinSet<()>>,
 }
 
 impl Attempts {
@@ -41,8 +40,8 @@ impl Attempts {
 
     /// Attempts whose map has ended without them find that out.
     pub(super) async fn wait_for_losers(self) {
-        for loser in self.losers {
-            let _ = loser.await;
+        for losers in self.losers {
+            losers.join_all().await;
         }
     }
 }
@@ -54,20 +53,20 @@ pub(super) async fn run_all(
     attempts: &mut Attempts,
 ) -> Result<bool, Failure> {
     let room = Arc::new(Semaphore::new(engine.plan.at_once as usize));
-    let maps: Vec<_> = (0..engine.plan.maps)
-        .map(|map| {
-            let (engine, room, first) = (Arc::clone(engine), Arc::clone(&room), attempts.next[map as usize]);
-            task::spawn(async move {
-                let _room = room.acquire().await;
-                run_map(&engine, generation, map, first).await
-            })
-        })
-        .collect();
+    // Dropped with the job, should that be dropped, and so is what runs in it.
+    let mut maps = JoinSet::new();
+    for map in 0..engine.plan.maps {
+        let (engine, room, first) = (Arc::clone(engine), Arc::clone(&room), attempts.next[map as usize]);
+        maps.spawn(async move {
+            let _room = room.acquire().await;
+            (map, run_map(&engine, generation, map, first).await)
+        });
+    }
     let mut moved = false;
-    for (map, running) in maps.into_iter().enumerate() {
-        let ended = running.await.map_err(|error| Failure::Wrong(format!("map {map}: {error}")))?;
-        attempts.next[map] = ended.next;
-        attempts.losers.extend(ended.losers);
+    while let Some(ended) = maps.join_next().await {
+        let (map, ended) = ended.map_err(|error| Failure::Wrong(format!("a map: {error}")))?;
+        attempts.next[map as usize] = ended.next;
+        attempts.losers.push(ended.losers);
         moved |= ended.moved?;
     }
     Ok(moved)
@@ -76,22 +75,22 @@ pub(super) async fn run_all(
 struct MapEnded {
     moved: Result<bool, Failure>,
     next: u32,
-    losers: Vec<JoinHandle<()>>,
+    losers: JoinSet<()>,
 }
 
 async fn run_map(engine: &Arc<Engine>, generation: Generation, map: u32, first: u32) -> MapEnded {
     let random = Random::seeded(engine.plan.seed ^ u64::from(map) << 16 ^ u64::from(first));
-    let (mut next, mut losers) = (first, Vec::new());
+    let (mut next, mut losers) = (first, JoinSet::new());
     loop {
         let at_once = if random.below(100) < engine.plan.twice_percent { 2 } else { 1 };
         let (sender, mut outcomes) = mpsc::channel(2);
         for attempt in next..next + at_once {
             let (engine, sender) = (Arc::clone(engine), sender.clone());
-            losers.push(task::spawn(async move {
+            losers.spawn(async move {
                 let outcome = run_attempt(&engine, map, attempt).await;
                 // Where the map has ended already, nobody listens.
                 let _ = sender.send(outcome).await;
-            }));
+            });
         }
         drop(sender);
         next += at_once;

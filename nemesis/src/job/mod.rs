@@ -13,6 +13,7 @@ mod map;
 mod progress;
 mod read;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,10 @@ use mallorn_proto::id::Application;
 use mallorn_runtime::clock;
 use mallorn_runtime::config::{ByteSize, Span};
 use mallorn_runtime::random::Random;
-use mallorn_runtime::task::{self, Shutdown};
+use mallorn_runtime::task::Shutdown;
 use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::cluster::Cluster;
 use crate::failure::{Failure, must};
@@ -43,6 +44,8 @@ const CLIENTS: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it is looked how far a job is: more often than any phase is short.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How many of the oracle's lines are kept.
+const SAID_MAX: usize = 40;
 /// More generations than any fault explains.
 const GENERATIONS_MAX: u32 = 8;
 
@@ -86,7 +89,7 @@ impl Plan {
             copies: 1,
             durability: Durability::Written,
             maps: 8,
-            partitions: 12,
+            partitions: [12, 4, 40, 120][Random::seeded(seed ^ 0x9e37).below(4) as usize],
             units: 240,
             unit_bytes: 32 * 1024,
             at_once: 4,
@@ -143,7 +146,8 @@ struct Engine {
 #[derive(Debug)]
 pub(crate) struct Job {
     engine: Arc<Engine>,
-    running: JoinHandle<Result<(), Failure>>,
+    /// One task, dropped with this.
+    running: JoinSet<Result<(), Failure>>,
 }
 
 impl Job {
@@ -156,7 +160,8 @@ impl Job {
             None => "the job is over".to_owned(),
         });
         let of = Arc::clone(&engine);
-        let running = task::spawn(async move {
+        let mut running = JoinSet::new();
+        running.spawn(async move {
             let ran = run(Arc::clone(&of)).await;
             if let Err(failure) = &ran {
                 *of.failure.lock() = Some(failure.clone());
@@ -177,9 +182,10 @@ impl Job {
 
     /// Fails where it has ended, with what it has failed of.
     fn goes_on(&self, before: Phase) -> Result<(), Failure> {
-        match self.engine.failure.lock().clone() {
+        let failure = self.engine.failure.lock().clone();
+        match failure {
             Some(failure) => Err(failure),
-            None if self.running.is_finished() => {
+            None if self.is_over() => {
                 Err(Failure::NotStruck(format!("the job ended and was waited for before its {before:?}")))
             }
             None => Ok(()),
@@ -230,7 +236,7 @@ impl Job {
 
     /// Whether it has come to its end.
     pub(crate) fn is_over(&self) -> bool {
-        self.running.is_finished()
+        self.engine.progress.is_at(Phase::Over, 0) || self.engine.failure.lock().is_some()
     }
 
     /// Waits for its end; then nothing of it may be left at any worker that runs. Fails for whatever the oracle saw.
@@ -246,10 +252,11 @@ impl Job {
         Self::leave(engine).await
     }
 
-    async fn read_out(self) -> Result<Arc<Engine>, Failure> {
+    async fn read_out(mut self) -> Result<Arc<Engine>, Failure> {
         self.let_end();
         self.let_read();
-        let ran = self.running.await.map_err(|error| Failure::Wrong(format!("the job: {error}")))?;
+        let ran = self.running.join_next().await.unwrap_or(Ok(Ok(())));
+        let ran = ran.map_err(|error| Failure::Wrong(format!("the job: {error}")))?;
         let violations = self.engine.oracle.violations();
         must(violations.is_empty(), || format!("the oracle: {}", violations.join("; ")))?;
         ran?;
@@ -347,7 +354,10 @@ impl Engine {
             let joined = ShuffleClient::connect(manager.address(), config, random.clone(), &registry).await;
             clients.push(joined.map_err(|error| Failure::Wrong(format!("join: {error}")))?);
         }
-        let oracle = Oracle::new(|line| tracing_line(line));
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        let (tell, said) = (Arc::clone(&said), said);
+        cluster.witness().add(move || tell.lock().iter().map(|line| format!("\n    {line}")).collect());
+        let oracle = Oracle::new(move |line| keep(&mut said.lock(), line.to_string()));
         let progress = Progress::new(u64::from(plan.maps) * u64::from(plan.units));
         let (may_end, may_read) = (Shutdown::new(), Shutdown::new());
         Ok(Self {
@@ -390,8 +400,13 @@ impl Engine {
     }
 }
 
-/// The oracle's words go nowhere: what it has against a job is in its violations.
-fn tracing_line(_line: &dyn std::fmt::Display) {}
+/// The oracle's last words are told where a scenario fails.
+fn keep(said: &mut VecDeque<String>, line: String) {
+    if said.len() == SAID_MAX {
+        said.pop_front();
+    }
+    said.push_back(line);
+}
 
 async fn run(engine: Arc<Engine>) -> Result<(), Failure> {
     let plan = &engine.plan;

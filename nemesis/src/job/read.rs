@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use mallorn_client::{Generation, ReadError, ReadRequest, Reader};
 use mallorn_oracle::{Asked, Delivered, Ended, Wanted, read_units};
-use mallorn_runtime::{clock, task};
+use mallorn_runtime::clock;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::{AGAIN, Engine, SHUFFLE};
 use crate::failure::Failure;
@@ -31,19 +32,17 @@ pub(super) async fn run_all(engine: &Arc<Engine>, generation: Generation) -> Res
     // As for a skewed partition, whose maps are read by several tasks.
     asked.push((0..plan.partitions.min(2), Some(1..plan.maps.min(3))));
     let room = Arc::new(Semaphore::new(plan.at_once as usize));
-    let reads: Vec<_> = (0..)
-        .zip(asked)
-        .map(|(number, (partitions, maps))| {
-            let (engine, room) = (Arc::clone(engine), Arc::clone(&room));
-            task::spawn(async move {
-                let _room = room.acquire().await;
-                until_decided(&engine, number, partitions, maps).await
-            })
-        })
-        .collect();
+    let mut reads = JoinSet::new();
+    for (number, (partitions, maps)) in (0..).zip(asked) {
+        let (engine, room) = (Arc::clone(engine), Arc::clone(&room));
+        reads.spawn(async move {
+            let _room = room.acquire().await;
+            until_decided(&engine, number, partitions, maps).await
+        });
+    }
     let mut whole = true;
-    for read in reads {
-        let read = read.await.map_err(|error| Failure::Wrong(format!("a reader: {error}")))??;
+    while let Some(read) = reads.join_next().await {
+        let read = read.map_err(|error| Failure::Wrong(format!("a reader: {error}")))??;
         whole &= read == Some(generation);
     }
     Ok(whole)
