@@ -73,7 +73,10 @@ impl Need {
             Self::Network => {
                 Some((&["unshare", "--net", "true"], "the right to make network namespaces (CAP_SYS_ADMIN)"))
             }
-            Self::Loop => Some((&["losetup", "--find"], "a free loop device (CAP_SYS_ADMIN)")),
+            Self::Loop => Some((
+                &["sh", "-c", "losetup --find && unshare --mount true"],
+                "a loop device, or the right to mount (CAP_SYS_ADMIN)",
+            )),
             Self::Shutdown => Some((&["unshare", "--mount", "true"], "the right to mount (CAP_SYS_ADMIN)")),
             Self::Nbd | Self::Throttle => None,
         }

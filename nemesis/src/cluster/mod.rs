@@ -16,7 +16,6 @@ mod process;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use mallorn_runtime::disk::Disk;
@@ -26,7 +25,7 @@ use crate::failure::{Failure, Witness, must, until};
 use crate::fault::Context;
 pub(crate) use metrics::Page;
 pub(crate) use network::{Network, PREFIX, Subnet, Way};
-pub(crate) use process::{Process, Ready};
+pub(crate) use process::{Log, Process, Ready};
 
 /// The node number of the suite's own side, of the master, and of the first worker.
 pub(crate) const SUITE: u8 = 1;
@@ -210,8 +209,8 @@ impl Cluster {
         self.master.kill().await
     }
 
-    /// Tells a worker to end, and waits until it has.
-    pub(crate) async fn terminate(&mut self, worker: u8, within: Duration) -> Result<ExitStatus, Failure> {
+    /// Tells a worker to end, and waits until it has, with 0; returns its log.
+    pub(crate) async fn terminate(&mut self, worker: u8, within: Duration) -> Result<Log, Failure> {
         let node = &mut self.workers[usize::from(worker)];
         let Some(mut process) = node.process.take() else {
             return Err(Failure::Setup(format!("{} does not run", node.name)));
@@ -219,7 +218,7 @@ impl Cluster {
         process.signal(Signal::TERM)?;
         let status = process.ended_within(within).await?;
         must(status.success(), || format!("{} ended with {status}{}", node.name, process.log().tail()))?;
-        Ok(status)
+        Ok(process.log().clone())
     }
 
     pub(crate) async fn start_master(&mut self) -> Result<(), Failure> {
@@ -382,10 +381,10 @@ impl Cluster {
     }
 }
 
-/// Suites that run side by side are apart, and away from what machines use.
+/// Suites that run side by side are apart; namespaces are in the range that is set aside for tests of networks.
 fn subnet(is_networked: bool) -> Subnet {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    Subnet([if is_networked { 10 } else { 127 }, 64 + high % 64, low])
+    Subnet(if is_networked { [198, 18 + high % 2, low] } else { [127, 64 + high % 64, low] })
 }
 
 impl Node {

@@ -73,12 +73,16 @@ async fn hostile_bytes(context: Context) -> Result<Seen, Failure> {
     let peak = peak_mib(&mut cluster)?;
     let bound = (u64::from(ARENA_MIB) + PROCESS_MIB) * 11 / 10;
     must(peak <= bound, || format!("a worker has taken {peak} MiB, {bound} at most"))?;
+    let master = cluster.master_process()?.peak_rss_bytes() >> 20;
     let report = job.finish(&cluster).await?;
     report.lost_nothing()?;
     cluster.all_run()?;
     let struck =
         format!("{} connections, {:.0} MB sent, {refused} refused by workers", said.connections, said.megabytes);
-    let outcome = format!("peak {peak} MiB of {bound}, at most {most} log lines, {}", report.summary());
+    let outcome = format!(
+        "peak {peak} MiB of {bound} at workers, {master} MiB at the master, at most {most} log lines, {}",
+        report.summary()
+    );
     Ok(Seen { struck, outcome })
 }
 

@@ -24,6 +24,20 @@ pub(super) const ALL: &[Fault] = &[
         run: |context| Box::pin(rolling_restart(context)),
     },
     Fault {
+        name: "restart-one-copy",
+        about: "a worker ends and starts again while maps push; one copy, written",
+        needs: &[],
+        within: WITHIN,
+        run: |context| Box::pin(restart_one_copy(context)),
+    },
+    Fault {
+        name: "leave",
+        about: "a worker whose disk does not return is told to end while maps push; one copy",
+        needs: &[],
+        within: WITHIN,
+        run: |context| Box::pin(leave(context)),
+    },
+    Fault {
         name: "hand-over",
         about: "a worker that holds 1 GiB is drained by hand, and gone; one copy, nothing runs again",
         needs: &[],
@@ -62,6 +76,44 @@ async fn rolling_restart(context: Context) -> Result<Seen, Failure> {
     cluster.all_run()?;
     let struck = format!("3 ended with 0 and came back ({})", took.join(", "));
     Ok(Seen { struck, outcome: format!("0 failed tasks, one generation, {}", report.summary()) })
+}
+
+/// It writes down what it holds before it ends, and is back in time.
+async fn restart_one_copy(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
+    let mut cluster = context.cluster(Spec::default()).await?;
+    let job = Job::start(&cluster, Plan::new(context.seed)).await?;
+    job.reaches(Phase::Push, context.moment(20..60)).await?;
+    cluster.terminate(victim, Duration::from_secs(25)).await?;
+    clock::sleep(Duration::from_millis(500)).await;
+    cluster.start_worker(victim).await?;
+    let restored = cluster.worker_metric(victim, "restored_locations_total", "").await.unwrap_or(0.0);
+    struck(restored > 0.0, || "it held nothing when it ended".to_owned())?;
+    let report = job.finish(&cluster).await?;
+    report.failed_nothing()?;
+    cluster.all_run()?;
+    Ok(Seen { struck: format!("ended with 0, {restored} locations found again"), outcome: report.summary() })
+}
+
+/// What it holds goes to other workers before it ends.
+async fn leave(context: Context) -> Result<Seen, Failure> {
+    let victim = context.victim();
+    let own_settings = vec![(victim, "worker.disk_returns=false".to_owned())];
+    let mut cluster = context.cluster(Spec { own_settings, ..Spec::default() }).await?;
+    let plan = Plan { holds_reads: true, ..Plan::new(context.seed) };
+    let job = Job::start(&cluster, plan).await?;
+    job.reaches(Phase::Push, context.moment(20..60)).await?;
+    let began = clock::now();
+    let log = cluster.terminate(victim, Duration::from_secs(25)).await?;
+    let took = began.elapsed();
+    let taken = cluster.metric("taken_over_locations_total", "").await;
+    struck(taken > 0.0, || format!("nothing was handed over{}", log.tail()))?;
+    must(log.count("drain_left") == 0, || format!("it ended with something left{}", log.tail()))?;
+    let report = job.finish(&cluster).await?;
+    report.failed_nothing()?;
+    cluster.all_run()?;
+    let struck = format!("ended with 0 after {}, {taken} locations taken over", seconds(took));
+    Ok(Seen { struck, outcome: report.summary() })
 }
 
 async fn hand_over(context: Context) -> Result<Seen, Failure> {
