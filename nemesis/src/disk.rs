@@ -42,6 +42,19 @@ impl Disk {
         Self::on(&image, folder.join(name), None).await
     }
 
+    /// Uses up every file that the file system may have; how many that was.
+    pub(crate) async fn fill_inodes(&self) -> Result<u32, Failure> {
+        let free = tool::run(&["stat", "--file-system", "--format=%d", &text(&self.mount)]).await?;
+        let free: u32 = free.trim().parse().map_err(|_| Failure::Setup(format!("stat says {free:?}")))?;
+        let files: Vec<String> = (0..free).map(|number| format!("filler-{number}")).collect();
+        for some in files.chunks(500) {
+            let paths: Vec<String> = some.iter().map(|name| text(&self.mount.join(name))).collect();
+            let arguments: Vec<&str> = std::iter::once("touch").chain(paths.iter().map(String::as_str)).collect();
+            tool::run(&arguments).await?;
+        }
+        Ok(free)
+    }
+
     /// So many MiB in the memory of a program that fails on demand.
     pub(crate) async fn failing(folder: &Path, name: &str, mib: u32) -> Result<Self, Failure> {
         let shown = folder.join(format!("{name}-device"));

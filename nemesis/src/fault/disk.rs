@@ -27,6 +27,9 @@ const SLOW: &[Need] = &[Need::Loop, Need::Throttle];
 
 pub(super) const ALL: &[Fault] = &[
     fault("disk-full", "a worker's disk of 64 MB is full; two copies", LOOP, |context| Box::pin(full(context))),
+    fault("disk-inodes", "a worker's file system has no file left to give; two copies", LOOP, |context| {
+        Box::pin(inodes(context))
+    }),
     fault("disk-eio-write", "EIO for every write of a worker; two copies", NBD, |context| Box::pin(eio_write(context))),
     fault("disk-eio-read", "EIO for every read of a worker; two copies", NBD, |context| Box::pin(eio_read(context))),
     fault("disk-eio-one-copy", "EIO for every write of a worker; one copy", NBD, |context| {
@@ -60,6 +63,9 @@ pub(super) const ALL: &[Fault] = &[
         Box::pin(flip_records(context))
     }),
 ];
+
+/// How often a disk may be taken for full in a scenario: twice, and once in ten seconds.
+const HEALTH_CHANGES_MAX: usize = 8;
 
 /// A cluster whose worker 0 writes to this disk.
 async fn cluster_on(context: &Context, disk: &Disk, memory_mib: u32) -> Result<Cluster, Failure> {
@@ -110,6 +116,22 @@ async fn full(context: Context) -> Result<Seen, Failure> {
     cluster.all_run()?;
     let back = seconds(back.unwrap_or_default());
     Ok(Seen { struck: format!("{probed}, {ill}"), outcome: format!("{}, healthy {back} after that", report.summary()) })
+}
+
+/// There are bytes enough, and no files: the disk is full all the same, and is not tried all the time.
+async fn inodes(context: Context) -> Result<Seen, Failure> {
+    let disk = Disk::new(&context.folder, "disk-0", 128).await?;
+    let mut cluster = cluster_on(&context, &disk, 32).await?;
+    let used = disk.fill_inodes().await?;
+    let job = Job::start(&cluster, much(Plan::two_copies(context.seed))).await?;
+    let ill = until_ill(&cluster, Duration::from_secs(30)).await?;
+    let probed = said(disk.probe_write(1).await, "No space left")?;
+    let report = job.finish(&cluster).await?;
+    report.lost_nothing()?;
+    cluster.all_run()?;
+    let changes = cluster.logged("disk_left");
+    must(changes <= HEALTH_CHANGES_MAX, || format!("the disk was given up {changes} times"))?;
+    Ok(Seen { struck: format!("{probed}, {used} files used up, {ill}"), outcome: report.summary() })
 }
 
 async fn eio_write(context: Context) -> Result<Seen, Failure> {
