@@ -63,6 +63,7 @@ const DIRECTION: [(&str, &[&str]); 14] = [
     ("mallorn", &SHELLS),
     ("mallorn-bench", &BENCH),
     ("mallorn-oracle", &[]),
+    ("mallorn-nemesis", &NEMESIS),
     ("mallorn-sim", &SIM),
     ("mallorn-fuzz", &FUZZ),
 ];
@@ -82,6 +83,9 @@ const BENCH: [&str; 6] = [
     "mallorn-worker-core",
     "mallorn-client-core",
 ];
+
+/// It runs real processes, and the driver and clients itself.
+const NEMESIS: [&str; 4] = ["mallorn-proto", "mallorn-runtime", "mallorn-client", "mallorn-oracle"];
 
 /// It runs everything in one process.
 const SIM: [&str; 7] = [

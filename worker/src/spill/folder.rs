@@ -186,7 +186,7 @@ impl Folder {
     pub(crate) fn erred(&self, now: Duration, error: &io::Error) {
         let folder = self.path.display();
         match trouble(error) {
-            Trouble::Full => self.judge(now, DiskState::full),
+            Trouble::Full => self.judge(now, |state| state.full(now)),
             Trouble::Failing => {
                 tracing::warn!(event = "disk_error", %folder, %error);
                 self.judge(now, DiskState::failed);

@@ -96,7 +96,7 @@ impl Spill {
         let looked = self.run_within(folder, move || disk.space(&path)).await;
         let now = self.clock.now();
         match looked {
-            Some(Ok(space)) => folder.judge(now, |state| state.space(space.capacity_bytes, space.free_bytes)),
+            Some(Ok(space)) => folder.judge(now, |state| state.space(now, space.capacity_bytes, space.free_bytes)),
             Some(Err(error)) => folder.erred(now, &error.source),
             None => {}
         }

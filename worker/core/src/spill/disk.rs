@@ -3,7 +3,7 @@
 //! | health | becomes | by |
 //! |---|---|---|
 //! | Healthy | Full | no space, or less than is kept free |
-//! | Full | Healthy | twice as much is free again |
+//! | Full | Healthy | twice as much is free again; but not at once where it says so and finds no space nevertheless |
 //! | Healthy | Slow | a write that took too long, or has not come back |
 //! | Slow | Healthy | a write that was quick, after a rest |
 //! | any | Failed | an error that is the disk's; for good |
@@ -17,7 +17,7 @@ const WRITE_WITHIN: Duration = Duration::from_secs(2);
 const PACE_BYTES: u64 = 4 * 1024 * 1024;
 /// A write that has not come back by then is given up: what it was to write goes to another disk.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
-/// How long a slow disk is left alone before it is tried again.
+/// How long a slow disk is left alone before it is tried again, and one that is full by its own count only.
 const REST: Duration = Duration::from_secs(10);
 /// Share of a disk that is kept free, and the most that it is.
 const KEPT_FREE_SHARE: u64 = 50;
@@ -60,6 +60,11 @@ pub struct DiskState {
     capacity_bytes: u64,
     free_bytes: u64,
     queued_bytes: u64,
+    /// Writes on end that found no space.
+    refusals: u32,
+    /// What was free after the last of them, and until when that is no reason to try again.
+    refused_with_bytes: Option<u64>,
+    refused_until: Duration,
 }
 
 impl DiskState {
@@ -72,8 +77,11 @@ impl DiskState {
             capacity_bytes: 0,
             free_bytes: 0,
             queued_bytes: 0,
+            refusals: 0,
+            refused_with_bytes: None,
+            refused_until: Duration::ZERO,
         };
-        state.space(capacity_bytes, free_bytes);
+        state.space(Duration::ZERO, capacity_bytes, free_bytes);
         state
     }
 
@@ -109,14 +117,24 @@ impl DiskState {
     }
 
     /// The disk was asked for its space.
-    pub fn space(&mut self, capacity_bytes: u64, free_bytes: u64) {
+    pub fn space(&mut self, now: Duration, capacity_bytes: u64, free_bytes: u64) {
         (self.capacity_bytes, self.free_bytes) = (capacity_bytes, free_bytes);
         let kept = self.kept_bytes();
-        match self.health {
-            Health::Healthy if free_bytes < kept => self.health = Health::Full,
-            Health::Full if free_bytes >= 2 * kept => self.health = Health::Healthy,
-            Health::Healthy | Health::Full | Health::Slow | Health::Failed => {}
+        if self.health == Health::Healthy && free_bytes < kept {
+            self.health = Health::Full;
+        } else if self.health == Health::Full && free_bytes >= 2 * kept && self.may_be_tried(now) {
+            self.health = Health::Healthy;
         }
+    }
+
+    /// After one refusal there may be room for less. After the next one it is not bytes that are missing, but files, or
+    /// a quota: it is tried again when something was removed, or after a rest.
+    fn may_be_tried(&mut self, now: Duration) -> bool {
+        if self.refusals <= 1 {
+            return true;
+        }
+        let refused_with = *self.refused_with_bytes.get_or_insert(self.free_bytes);
+        self.free_bytes > refused_with || now >= self.refused_until
     }
 
     /// Bytes were queued for it.
@@ -137,6 +155,7 @@ impl DiskState {
 
     /// A write of so many bytes came back well.
     pub fn wrote(&mut self, now: Duration, bytes: u64, took: Duration) {
+        self.refusals = 0;
         if self.health != Health::Slow && self.health != Health::Healthy {
             return;
         }
@@ -162,11 +181,13 @@ impl DiskState {
     }
 
     /// A write found no space.
-    pub fn full(&mut self) {
+    pub fn full(&mut self, now: Duration) {
         if self.health != Health::Failed {
             self.health = Health::Full;
             // What it said was free is not there; until it is asked again there is none.
             self.free_bytes = 0;
+            self.refusals = self.refusals.saturating_add(1);
+            (self.refused_with_bytes, self.refused_until) = (None, now + REST);
         }
     }
 
@@ -197,18 +218,45 @@ mod tests {
     fn a_full_disk_comes_back_when_there_is_room_and_a_failed_one_never() {
         let mut disk = DiskState::new(10 * GIB, GIB);
         assert!(disk.takes(SECOND));
-        disk.space(10 * GIB, GIB / 10);
+        disk.space(SECOND, 10 * GIB, GIB / 10);
         assert_eq!(disk.health(SECOND), Health::Full);
-        disk.space(10 * GIB, GIB / 4);
+        disk.space(SECOND, 10 * GIB, GIB / 4);
         assert_eq!(disk.health(SECOND), Health::Full, "not with every byte that is freed");
-        disk.space(10 * GIB, GIB);
+        disk.space(SECOND, 10 * GIB, GIB);
         assert!(disk.takes(SECOND));
-        disk.full();
+        disk.full(SECOND);
         assert_eq!(disk.health(SECOND), Health::Full);
         disk.failed();
-        disk.space(10 * GIB, 10 * GIB);
+        disk.space(SECOND, 10 * GIB, 10 * GIB);
         disk.wrote(SECOND, 1, Duration::ZERO);
         assert_eq!(disk.health(1000 * SECOND), Health::Failed);
+    }
+
+    #[test]
+    fn a_disk_that_has_no_room_for_what_it_says_is_free_rests() {
+        let mut disk = DiskState::new(10 * GIB, GIB);
+        let refuse = |disk: &mut DiskState, now: Duration, free_bytes: u64| {
+            disk.full(now);
+            disk.space(now, 10 * GIB, free_bytes);
+        };
+        refuse(&mut disk, SECOND, GIB);
+        assert!(disk.takes(SECOND), "there may be room for less");
+        refuse(&mut disk, SECOND, GIB);
+        assert_eq!(disk.health(SECOND), Health::Full, "out of files, or over a quota");
+        disk.space(5 * SECOND, 10 * GIB, GIB);
+        assert_eq!(disk.health(5 * SECOND), Health::Full);
+        disk.space(5 * SECOND, 10 * GIB, GIB + 4096);
+        assert!(disk.takes(5 * SECOND), "something was removed");
+        refuse(&mut disk, 5 * SECOND, GIB + 4096);
+        assert_eq!(disk.health(5 * SECOND), Health::Full);
+        disk.space(5 * SECOND + REST, 10 * GIB, GIB);
+        assert!(disk.takes(5 * SECOND + REST), "it is tried again");
+        refuse(&mut disk, 16 * SECOND, GIB);
+        assert_eq!(disk.health(16 * SECOND), Health::Full);
+        disk.space(16 * SECOND + REST, 10 * GIB, GIB);
+        disk.wrote(27 * SECOND, 1, Duration::ZERO);
+        refuse(&mut disk, 28 * SECOND, GIB);
+        assert!(disk.takes(28 * SECOND), "since then it has taken something");
     }
 
     #[test]
@@ -235,7 +283,7 @@ mod tests {
         disks[2].failed();
         assert_eq!(pick(&disks, SECOND, 2), Some(0));
         assert_eq!(disks[0].room_bytes(SECOND), GIB - GIB / 50);
-        disks[0].full();
+        disks[0].full(SECOND);
         assert_eq!(disks[0].room_bytes(SECOND), 0);
         assert_eq!(pick(&disks, SECOND, 0), None);
         assert_eq!(pick(&disks, 20 * SECOND, 0), Some(1));
