@@ -33,7 +33,7 @@ struct Inner {
     rate: Rate,
     jumped: Mutex<Duration>,
     jumps: Notify,
-    trouble: CallTrouble,
+    trouble: Mutex<CallTrouble>,
     random: Mutex<StdRng>,
     met: Mutex<CallsMet>,
 }
@@ -100,6 +100,7 @@ impl Host {
     #[must_use]
     pub fn new(rate: Rate, trouble: CallTrouble, random: StdRng) -> Self {
         let (jumped, random, met) = (Mutex::default(), Mutex::new(random), Mutex::default());
+        let trouble = Mutex::new(trouble);
         Self { inner: Arc::new(Inner { rate, jumped, jumps: Notify::new(), trouble, random, met }) }
     }
 
@@ -121,6 +122,11 @@ impl Host {
         *self.inner.met.lock()
     }
 
+    /// Nothing goes wrong with its calls any more.
+    pub fn calm(&self) {
+        *self.inner.trouble.lock() = CallTrouble::default();
+    }
+
     /// Its clock jumps forward, as that of a machine which stood still.
     pub fn jump(&self, by: Duration) {
         *self.inner.jumped.lock() += by;
@@ -128,7 +134,7 @@ impl Host {
     }
 
     pub(crate) fn call_fate(&self) -> CallFate {
-        let CallTrouble { repeated, unanswered, late_by_max_ms, .. } = self.inner.trouble;
+        let CallTrouble { repeated, unanswered, late_by_max_ms, .. } = *self.inner.trouble.lock();
         if repeated + unanswered == 0 {
             return CallFate::Answered;
         }
@@ -148,7 +154,7 @@ impl Host {
 
     /// After how long a push arrives once more, if it does.
     pub(crate) fn pushed_again(&self) -> Option<Duration> {
-        let CallTrouble { pushed_again, late_by_max_ms, .. } = self.inner.trouble;
+        let CallTrouble { pushed_again, late_by_max_ms, .. } = *self.inner.trouble.lock();
         if pushed_again == 0 {
             return None;
         }

@@ -5,7 +5,7 @@
 
 use mallorn_client::Durability;
 
-use crate::faults::{Kind, Phase};
+use crate::faults::{Fault, Kind, Phase, Trouble};
 use crate::setup::{JobKind, Setup};
 
 /// Beside the time that a worker is away, to find out that it is back.
@@ -57,6 +57,26 @@ pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
         return Some("every location has two copies, and only one worker had trouble");
     }
     let [fault] = faults.as_slice() else { return None };
+    comes_back(setup, fault).map(|durability| match durability {
+        Durability::Synced => "what is committed is synced, and the worker came back",
+        Durability::Memory | Durability::Written => "what is committed is written, and the worker came back",
+    })
+}
+
+/// Why nothing may be lost in this run that a stage's end did not say is lost: disks may not have synced what was asked,
+/// but then nobody says that they have.
+pub(crate) fn nothing_lost_after_commit(setup: &Setup) -> Option<&'static str> {
+    let is_unsynced = |fault: &&Fault| matches!(fault.kind, Kind::Disk { trouble: Trouble::FailsSyncs, .. });
+    let mut others = setup.schedule.faults.iter().filter(|fault| !is_unsynced(fault));
+    let (fault, no_more) = (others.next()?, others.next());
+    let has_room = setup.settings.disks.capacity_mib.is_none() && setup.schedule.loss_ppm == 0;
+    let comes_back = no_more.is_none() && has_room && comes_back(setup, fault).is_some();
+    comes_back.then_some("its stage's end had said that it is all there")
+}
+
+/// What is kept of a run with one shuffle if this fault strikes after its commit: a crash that it survives, or a loss of
+/// power, with the worker back before it is given up.
+fn comes_back(setup: &Setup, fault: &Fault) -> Option<Durability> {
     // Other shuffles are in phases of their own.
     let [kept] = setup.job.shuffles.as_slice() else { return None };
     let is_committed = matches!(fault.at.phase, Phase::Committed | Phase::Read)
@@ -65,13 +85,12 @@ pub(crate) fn nothing_lost(setup: &Setup) -> Option<&'static str> {
     let settings = &setup.settings;
     let is_waited_for =
         |away_ms: u64| away_ms + FOUND_WITHIN_MS <= settings.wait_for_return_ms + settings.worker_lease_ms;
-    match &fault.kind {
-        Kind::Power { back_after_ms, .. } if is_committed && is_waited_for(*back_after_ms) => {
-            (kept.durability == Durability::Synced).then_some("what is committed is synced, and the worker came back")
+    let survives = match &fault.kind {
+        Kind::Power { back_after_ms, .. } if is_waited_for(*back_after_ms) => kept.durability == Durability::Synced,
+        Kind::Crash { host, back_after_ms, .. } if host.starts_with("worker") && is_waited_for(*back_after_ms) => {
+            kept.durability != Durability::Memory
         }
-        Kind::Crash { back_after_ms, .. } if is_committed && is_waited_for(*back_after_ms) => {
-            (kept.durability != Durability::Memory).then_some("what is committed is written, and the worker came back")
-        }
-        _ => None,
-    }
+        _ => false,
+    };
+    (is_committed && survives).then_some(kept.durability)
 }

@@ -125,6 +125,10 @@ fn run_here(case: Case, How { spoil, sabotage, keeps_trace }: How) -> Report {
         counts.insert("runs in which nothing may be lost", 1);
         wrong.extend(is_lost.then(|| format!("something was lost, but {why}")));
     }
+    if let Some(why) = promise::nothing_lost_after_commit(setup) {
+        let [was_lost, was_told] = LOSSES.map(|loss| counts.contains_key(loss));
+        wrong.extend((was_lost && !was_told).then(|| format!("something was lost, but {why}")));
+    }
     wrong.extend(trace::take_panics().into_iter().map(|panic| format!("panic: {panic}")));
     wrong.iter().for_each(|wrong| trace.say(wrong));
     Report { case, wrong, checked: oracle.checked(), counts, struck: board.all_struck(), took, trace: trace.text() }

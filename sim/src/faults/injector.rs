@@ -183,6 +183,8 @@ impl Injector {
                 self.peers(host).for_each(|peer| sim.partition(host.as_str(), peer));
                 sim.crash(host.as_str());
                 let faults = self.faults(host)?;
+                // A disk that can't sync is one that can after the machine has come back; what it did not sync is gone.
+                self.disks.folders().iter().for_each(|folder| faults.change(folder, |disk| disk.fails_syncs = false));
                 if *worst {
                     faults.lose_power_in_the_worst_order(&self.power, disk::is_segment);
                 } else {
@@ -286,6 +288,7 @@ impl Injector {
             }
         }
         sim.set_fail_rate(0.0);
+        self.machines.values().for_each(Host::calm);
         self.undo.iter_mut().for_each(|(at, _)| *at = now);
         self.take_back_due(sim, now);
         for (at, one) in self.hosts.iter().enumerate() {
