@@ -75,6 +75,7 @@ mod memory;
 mod metrics;
 mod push;
 mod renew;
+mod watch;
 
 pub mod codec;
 pub mod config;

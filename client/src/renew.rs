@@ -29,7 +29,8 @@ pub(crate) async fn run(inner: Weak<Inner>, shutdown: Shutdown, lease: Duration)
         let within = if counts_late { lease } else { until_first(&stop_late(&live, lease), lease).min(lease / 4) };
         let pages = live.chunks(PAGE).map(|page| renew(&inner, page, within));
         crate::concurrently(pages).await;
-        wait = until_first(&stop_late(&live, lease), lease).min(lease / 4);
+        // Not all clients at once, when they were held up together.
+        wait = inner.random.jitter(until_first(&stop_late(&live, lease), lease).min(lease / 4));
     }
 }
 

@@ -162,11 +162,11 @@ mod tests {
     }
 
     fn here(id: u128) -> v1::ResolvedLocation {
-        v1::ResolvedLocation { address: Some(worker(id)), gone: false, away: false }
+        v1::ResolvedLocation { address: Some(worker(id)), gone: false, away: false, lost: false }
     }
 
-    const GONE: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: true, away: false };
-    const AWAY: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: false, away: true };
+    const GONE: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: true, away: false, lost: false };
+    const AWAY: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: false, away: true, lost: false };
 
     #[tokio::test(start_paused = true)]
     async fn readers_are_spread_and_avoid_a_worker_that_did_not_work_a_moment_ago() {

@@ -18,6 +18,7 @@ use mallorn_runtime::task::{self, Spawner};
 use super::copies::{Copies, id};
 use crate::client::Inner;
 use crate::error::ReadError;
+use crate::watch::Waited;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -211,7 +212,10 @@ impl Cursor {
         let left = self.source.length.saturating_sub(offset).min(u64::from(limit));
         let room = client.buffers.take(left as usize);
         let since = clock::now();
-        let answer = connection.call(request, frame, Some(room)).await.map_err(trouble)?;
+        let worker = Arc::clone(self.copies.worker());
+        let Source { shuffle, generation, .. } = self.source;
+        let waited = Waited { client, worker: &worker, shuffle, generation };
+        let answer = waited.answer(connection, connection.call(request, frame, Some(room))).await.map_err(trouble)?;
         client.metrics.fetch_seconds.observe(clock::since(since).as_secs_f64());
         let senseless = |what: &str| Trouble::Senseless(format!("its worker's answer to a fetch {what}"));
         if answer.kind != Kind::Fetched as u8 {
@@ -240,8 +244,13 @@ impl Cursor {
         let request = connection.next_request();
         let open = Open { request, location: *location, seal: *seal, map_start: maps.start, map_end: maps.end };
         // A task of its own: what is opened for a reader that is gone meanwhile must be closed again.
-        let opening = task::spawn(open_stream(connection, open, *length, client.spawner.clone()));
-        let stream = opening.await.unwrap_or_else(|error| Err(Trouble::Senseless(error.to_string())))?;
+        let opening = task::spawn(open_stream(connection.clone(), open, *length, client.spawner.clone()));
+        let Source { shuffle, generation, .. } = self.source;
+        let waited = Waited { client, worker: self.copies.worker(), shuffle, generation };
+        let stream = waited
+            .answer(&connection, opening)
+            .await
+            .unwrap_or_else(|error| Err(Trouble::Senseless(error.to_string())))?;
         self.stream = Some(Arc::clone(&stream));
         Ok(stream)
     }

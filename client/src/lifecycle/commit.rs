@@ -322,7 +322,7 @@ impl At<'_> {
         let is_given_up = match found {
             Found::Gone => true,
             Found::Here(_) => unreached_for > self.shared.reader_waits() * 2,
-            Found::Away => false,
+            Found::Away { .. } => false,
         };
         let all = due.freeze.iter().copied().chain(due.seal.iter().map(|offer| offer.location));
         let rest = match found {

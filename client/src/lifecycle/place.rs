@@ -17,6 +17,7 @@ use mallorn_proto::reason::Reason;
 use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::reserve_request::Copy;
+use mallorn_runtime::backoff::Backoff;
 use mallorn_runtime::{clock, task};
 
 use super::{Shared, application_of, commit};
@@ -29,6 +30,9 @@ const EXCLUDE_FULL: Duration = Duration::from_secs(1);
 const EXCLUDE_LEAVING: Duration = Duration::from_secs(5);
 /// Between two tries to place a new shuffle.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Between two rounds in which something found no place.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Places all partitions of a generation that has just started (or was, so that nothing is left to do); where some have no place `within`, that is `NoSpace`.
 pub(super) async fn all(
@@ -137,6 +141,7 @@ enum Reservation {
 async fn run(placing: Placing<'_>, wire: ShuffleId) {
     let Placing { shared, shuffle, generation, .. } = placing;
     let mut round = 0;
+    let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut full = NoSpace::default();
     loop {
         let (wanted, is_resting) = {
@@ -156,11 +161,18 @@ async fn run(placing: Placing<'_>, wire: ShuffleId) {
         if wanted.is_empty() {
             return;
         }
+        if round > 1 {
+            // Workers refuse, or are away: nothing is gained by asking at once again.
+            backoff.wait(&shared.random).await;
+        }
         let picked = if round < ROUNDS_MAX { placing.pick(wanted.len() as u32, &mut full).await } else { Vec::new() };
         let is_over = picked.is_empty();
         let placed = if is_over { 0 } else { placing.reserve(&wanted, picked).await };
         // A page in which everything found its place is no round lost.
         round = if placed == wanted.len() { 0 } else { round + 1 };
+        if round == 0 {
+            backoff.reset();
+        }
         if is_over {
             round = 0;
             placing.give_up(&wanted, full);
@@ -238,10 +250,13 @@ impl Placing<'_> {
             groups.entry(key).or_insert_with(|| Group { picked, locations: Vec::new() }).locations.push(*location);
         }
         let calls = groups.into_iter().map(|((primary, replica), group)| async move {
-            match (replica, &group.picked.replica) {
+            let placed = match (replica, &group.picked.replica) {
                 (Some(replica), Some(address)) => self.reserve_two((primary, replica), address, &group).await,
                 _ => self.reserve_one(primary, &group).await,
-            }
+            };
+            // Whoever waits for these goes on now, however long other workers take to answer.
+            self.shared.changed();
+            placed
         });
         crate::concurrently(calls).await.into_iter().sum()
     }

@@ -235,19 +235,19 @@ async fn where_is(
 ) -> v1::ResolvedLocation {
     let mut holders = holders.unwrap_or_else(|| vec![(worker, Holding::Asked)]);
     holders.sort_by_key(|(holder, holding)| (*holding, *holder != worker));
-    let mut away = false;
+    let (mut away, mut lost) = (false, false);
     for (holder, holding) in holders {
         if holding == Holding::Unsealed {
             away = true;
             continue;
         }
         match shared.workers.find(holder, shared.worker_lease).await {
-            Found::Here(address) => return v1::ResolvedLocation { address: Some(address), gone: false, away: false },
-            Found::Away => away = true,
-            Found::Gone => {}
+            Found::Here(address) => return v1::ResolvedLocation { address: Some(address), ..Default::default() },
+            Found::Away { lost: is_lost } => (away, lost) = (true, lost | is_lost),
+            Found::Gone => lost = true,
         }
     }
-    v1::ResolvedLocation { address: None, gone: !away, away }
+    v1::ResolvedLocation { address: None, gone: !away, away, lost }
 }
 
 fn tokens(named: &[u64]) -> Vec<Token> {

@@ -31,7 +31,10 @@ pub(super) enum Found {
     /// There.
     Here(v1::WorkerAddress),
     /// Not there; it may come back.
-    Away,
+    Away {
+        /// The master says that it is lost.
+        lost: bool,
+    },
     /// Not there, and not waited for any longer.
     Gone,
 }
@@ -193,11 +196,15 @@ impl Workers {
             }
             (Resolved::Lost, Some(resolved)) => {
                 let lost_for = Duration::from_millis(resolved.lost_for_ms);
-                if lost_for >= self.wait_for_return { Found::Gone } else { Found::Away }
+                if lost_for >= self.wait_for_return { Found::Gone } else { Found::Away { lost: true } }
             }
             _ => {
                 let unknown_for = miss(&mut self.state.lock().unknown, worker, self.clock.now());
-                if unknown_for >= worker_lease + self.wait_for_return { Found::Gone } else { Found::Away }
+                if unknown_for >= worker_lease + self.wait_for_return {
+                    Found::Gone
+                } else {
+                    Found::Away { lost: false }
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mallorn_proto::id::{Epoch, Partition, WorkerId};
+use mallorn_proto::id::{Epoch, Generation, Partition, WorkerId};
 use mallorn_proto::message::{Kind, MergedPart, Push, PushMerged, PushReply, Role};
 use mallorn_proto::status::{Advice, Status};
 use mallorn_proto::v1;
@@ -21,6 +21,7 @@ use super::table::Open;
 use super::{AttemptShared, split};
 use crate::error::{LifecycleError, PushError};
 use crate::metrics::SPLIT_HARD;
+use crate::watch::Waited;
 
 /// Batches gathered into one request at most.
 pub(super) const GATHERED_MAX: usize = 1024;
@@ -154,7 +155,10 @@ async fn push_request(
 ) -> Result<Vec<(Pending, Status)>, PushError> {
     let request = connection.next_request();
     let since = clock::now();
-    let answer = connection.call(request, frame(request, &batches), None).await;
+    let worker = batches.first().map(|(_, open)| Arc::clone(&open.worker)).unwrap_or_default();
+    let (shuffle, generation) = (shared.id.shuffle, Generation(shared.id.generation));
+    let waited = Waited { client: &shared.client, worker: &worker, shuffle, generation };
+    let answer = waited.answer(connection, connection.call(request, frame(request, &batches), None)).await;
     shared.client.metrics.push_seconds.observe(clock::since(since).as_secs_f64());
     let statuses = match answer {
         Ok(answer) if answer.kind == Kind::PushReply as u8 => PushReply::decode(&answer.header).ok(),

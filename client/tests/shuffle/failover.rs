@@ -1,25 +1,29 @@
 //! Readers of two copies: where one cannot be read they go on at the other, at the same offset, and deliver everything
 //! once.
 
-use mallorn_client::ReadError;
+use std::time::Duration;
+
+use mallorn_client::{ClientConfig, ReadError};
 use mallorn_proto::id::WorkerId;
 use mallorn_proto::message::{Failure, Fetch, Kind};
 use mallorn_proto::status::Status;
 use mallorn_proto::v1;
+use mallorn_runtime::clock;
+use mallorn_runtime::config::Span;
 
-use crate::fakes::{Answer, Asked, FakeLifecycle, FakeWorker, address, location};
+use crate::fakes::{Answer, Asked, FakeLifecycle, FakeWorker, address, hasty, location};
 use crate::nonsense::{Served, by_token, garbage, read};
 
 const OTHER: WorkerId = WorkerId(8);
 const LETTERS: &[u8] = b"aaaaaaaabbbbbbbbccccccccdddddddd";
-const GONE: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: true, away: false };
+const GONE: v1::ResolvedLocation = v1::ResolvedLocation { address: None, gone: true, away: false, lost: false };
 
 fn other_address(data: &str) -> v1::WorkerAddress {
     v1::WorkerAddress { worker: Some(OTHER.into()), name: "other".to_owned(), ..address(data) }
 }
 
 fn here(address: v1::WorkerAddress) -> v1::ResolvedLocation {
-    v1::ResolvedLocation { address: Some(address), gone: false, away: false }
+    v1::ResolvedLocation { address: Some(address), gone: false, away: false, lost: false }
 }
 
 /// A lifecycle manager that plans to read a location with two copies, the first one first.
@@ -157,4 +161,29 @@ async fn a_location_that_was_handed_over_is_read_on_where_it_is_now() {
     driver.script.lock().resolve.workers = vec![here(other_address(&taker.address))];
     assert_eq!(read(&driver, by_token()).await.unwrap(), LETTERS);
     assert_eq!(taker.asked.lock().iter().filter_map(offset).next(), Some(half_way));
+}
+
+/// Without the question after it a reader would wait to the end of its call, which is later than the end of this test.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_asked_after_and_left_once_it_is_lost() {
+    let served = Served::letters(2);
+    let (rule, sound) = (served.clone(), served.clone());
+    let silent =
+        FakeWorker::start(move |asked| if asked.kind == Kind::Fetch { None } else { rule.answer(asked) }).await;
+    let second = FakeWorker::start(move |asked| sound.answer(asked)).await;
+    let driver = planned(&served, &silent.address, &second.address).await;
+    driver.script.lock().resolve.workers = vec![v1::ResolvedLocation { away: true, lost: true, ..Default::default() }];
+    let client = driver.client(ClientConfig { call_within: Span::seconds(600), ..hasty() }).await;
+    let read = async {
+        let mut reader = client.read(by_token()).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(batch) = reader.next().await.unwrap() {
+            bytes.extend_from_slice(&batch.data);
+        }
+        bytes
+    };
+    let bytes = clock::timeout(Duration::from_secs(60), read).await.expect("it goes on at the other copy");
+    assert_eq!(bytes, &LETTERS[..16]);
+    let asked = driver.script.lock().resolves[0].clone();
+    assert_eq!((asked.workers, asked.read), (vec![crate::fakes::WORKER.into()], Vec::new()));
 }

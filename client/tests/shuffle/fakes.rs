@@ -124,7 +124,12 @@ impl FakeLifecycle {
             plan: v1::PlanReadReply { workers, wire_shuffle: WIRE, ..Default::default() },
             winners: vec![v1::ListWinnersReply::default()],
             resolve: v1::ResolveReply {
-                workers: vec![v1::ResolvedLocation { address: Some(address(data)), gone: false, away: false }],
+                workers: vec![v1::ResolvedLocation {
+                    address: Some(address(data)),
+                    gone: false,
+                    away: false,
+                    lost: false,
+                }],
             },
             renewed: usize::MAX,
             calls: Vec::new(),

@@ -195,7 +195,7 @@ fn a_reader_s_pages_fit() {
         lost: vec![LOCATION; PAGE_LOCATIONS_MAX],
         ..Default::default()
     });
-    let resolved = v1::ResolvedLocation { address: Some(address()), gone: true, away: true };
+    let resolved = v1::ResolvedLocation { address: Some(address()), gone: true, away: true, lost: false };
     assert_fits(&v1::ResolveReply { workers: vec![resolved; WORKERS_MAX] });
 }
 

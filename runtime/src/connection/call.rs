@@ -252,6 +252,11 @@ impl Connection {
         }
     }
 
+    /// Ends the connection from this side: everything that waits for an answer is told so.
+    pub fn close(&self, reason: &str) {
+        self.inner.waiting.close(reason);
+    }
+
     /// Sends a message that has no answer. Waits while the queue is full; a worker that takes nothing ends that wait, and
     /// the connection, after 40 s.
     ///

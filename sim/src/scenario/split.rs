@@ -11,20 +11,22 @@ use crate::setup::{JobKind, JobShape, Settings, Setup};
 
 pub(super) fn draw(random: &mut StdRng) -> Setup {
     let usual = small_settings(random);
-    let soft_split_bytes = random.random_range(2..40) * 1024;
+    let shape = JobShape {
+        at_once: random.random_range(1..=2),
+        units: random.random_range(40..=150),
+        maps: random.random_range(2..=8),
+        pause_max_ms: random.random_range(0..40),
+        ..small_job(JobKind::Winners, random)
+    };
+    // A few batches, but not so few that pushers get in each other's way for longer than they look for room.
+    let of_a_partition = shape.maps * shape.at_once * shape.units * 2000 / shape.partitions;
+    let soft_split_bytes = (random.random_range(2..40) * 1024).max(u64::from(of_a_partition) / 60);
     // The hard limit is met as often as the soft one, or hardly ever.
     let hard_split_bytes = soft_split_bytes + *[1024, 20 * 1024, 1 << 30].choose(random).unwrap_or(&1024);
     let latency = Latency { min_ms: 1, max_ms: random.random_range(2..60) };
     let settings =
         Settings { soft_split_bytes, hard_split_bytes, latency, batch_bytes: random.random_range(1024..3000), ..usual };
-    let shape = small_job(JobKind::Winners, random);
-    let job = JobShape {
-        at_once: random.random_range(1..=2),
-        units: random.random_range(40..=150),
-        maps: random.random_range(2..=8),
-        pause_max_ms: random.random_range(0..40),
-        ..shape
-    };
+    let job = shape;
     let mut faults = Vec::new();
     for _ in 0..random.random_range(0..=2) {
         let at = moment(&[Phase::Map, Phase::Map, Phase::Commit, Phase::Committed], &settings, &job, random);

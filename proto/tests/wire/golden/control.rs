@@ -382,9 +382,9 @@ fn lifecycle_of_reads() -> Vec<Golden> {
             "lifecycle_resolve_reply",
             v1::ResolveReply {
                 workers: vec![
-                    v1::ResolvedLocation { address: Some(address()), gone: false, away: false },
-                    v1::ResolvedLocation { address: None, gone: true, away: false },
-                    v1::ResolvedLocation { address: None, gone: false, away: true },
+                    v1::ResolvedLocation { address: Some(address()), gone: false, away: false, lost: false },
+                    v1::ResolvedLocation { address: None, gone: true, away: false, lost: false },
+                    v1::ResolvedLocation { address: None, gone: false, away: true, lost: false },
                 ],
             },
         ),
