@@ -45,6 +45,10 @@ pub(crate) struct Addresses {
     pub(crate) rack: String,
 }
 
+/// So many incarnations that end in this time are not those of a worker that is lost now and then.
+const DOUBLE_TIMES: usize = 4;
+const DOUBLE_WITHIN: Duration = Duration::from_secs(60);
+
 /// The worker's side of its relation to the master.
 pub(crate) struct MasterLink {
     client: MasterClient<Channel>,
@@ -53,6 +57,8 @@ pub(crate) struct MasterLink {
     addresses: Addresses,
     random: Random,
     registered: watch::Sender<bool>,
+    /// When the master said that this incarnation is over, of late.
+    fenced: Vec<clock::Instant>,
 }
 
 /// Why the master's answer is not one.
@@ -91,7 +97,15 @@ impl MasterLink {
         let client = MasterClient::new(grpc::channel(master, CALL_WITHIN)?)
             .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-        Ok(Self { client, identity, store, addresses, random, registered: watch::Sender::new(false) })
+        Ok(Self {
+            client,
+            identity,
+            store,
+            addresses,
+            random,
+            registered: watch::Sender::new(false),
+            fenced: Vec::new(),
+        })
     }
 
     /// Whether the master knows this worker, now and later.
@@ -131,6 +145,7 @@ impl MasterLink {
                         // A master that merely restarted takes the worker as it is; this one has declared it lost.
                         let incarnation = self.store.start_again();
                         tracing::warn!(event = "incarnation_over", %incarnation, "open locations are frozen");
+                        self.tell_of_a_double();
                     }
                     self.wait_out(&error, &mut backoff, "register with the master").await;
                 }
@@ -151,6 +166,18 @@ impl MasterLink {
                 }
                 Err(error) => self.wait_out(&error, &mut backoff, "send the master a heartbeat").await,
             }
+        }
+    }
+
+    /// Two processes with one id, from a data folder that was copied, declare each other over again and again.
+    fn tell_of_a_double(&mut self) {
+        let now = clock::now();
+        self.fenced.retain(|at| now.saturating_duration_since(*at) < DOUBLE_WITHIN);
+        self.fenced.push(now);
+        if self.fenced.len() >= DOUBLE_TIMES {
+            self.fenced.clear();
+            tracing::error!(event = "worker_id_twice", worker = %self.identity.worker, name = self.addresses.name,
+                "another process runs under this worker's id: its data folders were copied; stop one of the two, and empty its folders");
         }
     }
 

@@ -423,3 +423,16 @@ async fn every_acked_byte_lies_below_what_both_copies_freeze_at_whenever_that_is
         Batches::new(&bytes).map(|one| one.unwrap().0).map(|one| (one.map.0, one.batch.0)).collect();
     assert!(acked.iter().all(|one| stored.contains(one)), "what is acked is stored");
 }
+
+#[tokio::test]
+async fn a_wrong_address_of_a_peer_breaks_nobody_else_s_copies() {
+    let (primary, replica) = two_workers().await;
+    let (astray, sound) = (location(1, 1), location(1, 2));
+    let nowhere = v1::WorkerAddress { data: "127.0.0.1:1".to_owned(), ..replica.address() };
+    let there = reserve_replica(&replica, astray).await;
+    let reserved = reserve_primary(&primary, astray, nowhere, there).await;
+    let (handle, _) = reserve_both(&primary, &replica, sound).await;
+    let (mut lost, mut pusher) = (primary.open(Role::Push).await, primary.open(Role::Push).await);
+    assert_eq!(lost.push(Handle(reserved.handle), &batch(astray, 0, 0, b"astray")).await, Status::HardSplit);
+    assert_eq!(pusher.push(handle, &batch(sound, 0, 0, b"sound")).await, Status::Success);
+}

@@ -28,7 +28,8 @@ use crate::metrics::{Cause, ReplicateMetrics};
 pub(crate) struct Links {
     shared: Arc<Shared>,
     waiting_bytes_max: u64,
-    by_peer: Mutex<BTreeMap<(WorkerId, Incarnation), Weak<Link>>>,
+    /// By peer and address: who names a wrong address breaks no link but its own.
+    by_peer: Mutex<BTreeMap<(WorkerId, Incarnation, String), Weak<Link>>>,
 }
 
 impl Links {
@@ -41,7 +42,7 @@ impl Links {
     /// The link to a peer; `None` when there are as many as a cluster has workers.
     pub(crate) fn to(&self, peer: &Peer) -> Option<Arc<Link>> {
         let by_peer = &mut *self.by_peer.lock();
-        let key = (peer.worker, peer.incarnation);
+        let key = (peer.worker, peer.incarnation, peer.address.clone());
         if let Some(link) = by_peer.get(&key).and_then(Weak::upgrade) {
             return Some(link);
         }
