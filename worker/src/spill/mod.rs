@@ -297,7 +297,7 @@ impl Spill {
         locations.iter().map(|location| !unwritten(location)).collect()
     }
 
-    /// Runs a job on a folder's writing thread; one that does not come back in time is left, and its disk with it.
+    /// Runs a job on a folder's writing thread; where that does not come back in time it is left, and its disk with it.
     async fn run_within<T: Send + 'static>(
         &self,
         folder: &Arc<Folder>,
@@ -311,10 +311,10 @@ impl Spill {
             done
         };
         let now = || self.clock.now();
-        match clock::timeout(HUNG_AFTER, folder.writing.run(job)).await {
-            Ok(Ok(done)) => return Some(done),
-            Ok(Err(LaneError::Closed | LaneError::Panicked)) => folder.judge(now(), DiskState::failed),
-            Err(_) => {
+        match folder.writing.run_within(HUNG_AFTER, job).await {
+            Ok(done) => return Some(done),
+            Err(LaneError::Closed | LaneError::Panicked) => folder.judge(now(), DiskState::failed),
+            Err(LaneError::Hangs) => {
                 leaving.leave();
                 tracing::warn!(event = "disk_hangs", folder = %folder.path.display());
                 folder.judge(now(), |state| state.slow(now()));
