@@ -4,9 +4,11 @@
 
 mod harness;
 
-use harness::{Node, PATIENCE, Peer, batch, config, location};
+use harness::{Node, PATIENCE, Peer, batch, batch_of, config, greedy, location};
+use mallorn_proto::id::Handle;
 use mallorn_proto::message::Role;
 use mallorn_proto::status::Status;
+use mallorn_proto::v1::reserved::Outcome;
 use mallorn_runtime::clock;
 use mallorn_worker::WorkerConfig;
 
@@ -78,5 +80,33 @@ async fn connections_that_say_nothing_leave_room_for_others() {
     // From here they come from the same address; once it says hello, a connection does not count there any more.
     let heard = silent.pop().unwrap().hello(&node.greedy_hello(Role::Push)).await;
     assert!(heard.is_ok());
+    others_are_served(&node).await;
+}
+
+#[tokio::test]
+async fn an_application_that_holds_memory_without_end_leaves_some_for_others() {
+    let node = node().await;
+    let mut pusher = node.connect().await;
+    pusher.hello(&node.greedy_hello(Role::Push)).await.unwrap();
+    let handle = |reserved: mallorn_proto::v1::Reserved| Handle(reserved.handle);
+    let open = location(0, 0);
+    let kept = handle(node.reserve_greedy(open).await);
+    // More than there is: to one location after the other, and to the one that it keeps.
+    for number in 1..64 {
+        let id = location(number, 0);
+        let reserved = node.reserve_greedy(id).await;
+        if reserved.outcome() == Outcome::Reserved {
+            pusher.push(handle(reserved), &batch_of(&greedy(), id, (0, 0), &vec![7; 500_000])).await;
+        }
+        pusher.push(kept, &batch_of(&greedy(), open, (0, number), &vec![7; 500_000])).await;
+    }
+    for number in 0.. {
+        assert!(number < 1000, "small ones have an end, too");
+        if pusher.push(kept, &batch_of(&greedy(), open, (1, number), &[7; 10_000])).await == Status::HardSplit {
+            break;
+        }
+    }
+    assert_eq!(node.reserve_greedy(location(99, 0)).await.outcome(), Outcome::Full);
+    assert_eq!(handle(node.reserve_greedy(open).await), kept, "what it has it keeps");
     others_are_served(&node).await;
 }
