@@ -33,10 +33,12 @@ pub(crate) enum Refusal {
     WrongHello,
     /// There are as many connections as may be.
     Limit,
+    /// Its application, or its address before a hello, has its share of them.
+    Share,
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [Self::NotFrames, Self::NoHello, Self::WrongHello, Self::Limit];
+    const ALL: [Self; 5] = [Self::NotFrames, Self::NoHello, Self::WrongHello, Self::Limit, Self::Share];
 
     fn name(self) -> &'static str {
         match self {
@@ -44,6 +46,7 @@ impl Refusal {
             Self::NoHello => "no_hello",
             Self::WrongHello => "wrong_hello",
             Self::Limit => "limit",
+            Self::Share => "share",
         }
     }
 }

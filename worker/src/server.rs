@@ -1,7 +1,9 @@
 //! The data port: accepts connections, hears their hello, and hands each to its role's loop.
 //!
-//! Owns the bound on connections, the hello, and how a connection that misbehaves is ended: with a failure it can read
+//! Owns the bounds on connections, the hello, and how a connection that misbehaves is ended: with a failure it can read
 //! where it spoke frames, and in any case with a metric and a log line. Does not own what is pushed or fetched.
+
+mod shares;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,6 +30,7 @@ use crate::memory::store::Store;
 use crate::metrics::Refusal;
 use crate::push::{Appender, PushConnection};
 use crate::replicate::serve::ReplicateConnection;
+use shares::{Share, Shares};
 
 /// How long a new connection may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -41,6 +44,13 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Peers whose last complaint is remembered.
 const COMPLAINTS_MAX: usize = 1024;
+
+/// The part of all connections that one application may hold: a large one does well with it, and whatever it does, as many
+/// are left for all others. Workers that forward share such a part, too.
+const APPLICATION_SHARE: usize = 2;
+/// The part that those of one address may be which have said no hello yet, or a wrong one. With an application's it is less
+/// than all: a client that goes wrong in both ways still leaves some.
+const UNHEARD_SHARE: usize = 4;
 
 /// Why a connection was ended by this side, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +82,8 @@ enum HelloError {
     Fenced { asked: Incarnation, here: Incarnation },
     #[error("a worker that forwards names no application: a location is named by its handle alone")]
     NoApplication,
+    #[error("this application has {each} connections to this worker, as many as it may have; try again later")]
+    Share { each: usize },
     #[error(
         "this worker speaks protocol versions {} to {}, the caller {oldest} to {newest}",
         version::OLDEST,
@@ -80,27 +92,59 @@ enum HelloError {
     Version { oldest: u16, newest: u16 },
 }
 
-/// The data port's state.
-pub(crate) struct Server {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) connections_max: usize,
-    pub(crate) complaints: Complaints,
+/// Why a connection is not even heard.
+#[derive(Debug, thiserror::Error)]
+enum Crowded {
+    #[error("{max} connections are open, no more are taken; try again later")]
+    All { max: usize },
+    #[error("{each} connections from this address have not said hello, no more are taken; try again later")]
+    Unheard { each: usize },
 }
 
+/// The data port's state.
+pub(crate) struct Server {
+    identity: Arc<Identity>,
+    store: Arc<Store>,
+    connections_max: usize,
+    room: Arc<Semaphore>,
+    unheard: Arc<Shares<IpAddr>>,
+    applications: Arc<Shares<Instance>>,
+    complaints: Complaints,
+}
+
+/// A connection that may say hello.
+struct Admitted {
+    permit: OwnedSemaphorePermit,
+    unheard: Share<IpAddr>,
+}
+
+/// A connection whose hello is good, and its application's part.
+type Heard = (Hello, Share<Instance>);
+
 impl Server {
+    pub(crate) fn new(identity: Arc<Identity>, store: Arc<Store>, connections_max: usize) -> Self {
+        Self {
+            identity,
+            store,
+            connections_max,
+            room: Arc::new(Semaphore::new(connections_max)),
+            unheard: Shares::new(connections_max.div_ceil(UNHEARD_SHARE)),
+            applications: Shares::new(connections_max.div_ceil(APPLICATION_SHARE)),
+            complaints: Complaints::default(),
+        }
+    }
+
     /// Accepts connections until the shutdown is triggered; those in progress then get a moment to finish.
     pub(crate) async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(self.connections_max));
         let mut tasks = Tasks::new();
         while let Some(accepted) = shutdown.or(listener.accept()).await {
             tasks.reap();
-            match (accepted, Arc::clone(&room).try_acquire_owned()) {
-                (Ok((stream, peer)), Ok(permit)) => {
-                    tasks.spawn(Arc::clone(&self).connection(stream, peer, permit, shutdown.clone()));
+            match accepted.map(|(stream, peer)| (stream, peer, self.admit(peer.ip()))) {
+                Ok((stream, peer, Ok(admitted))) => {
+                    tasks.spawn(Arc::clone(&self).connection(stream, peer, admitted, shutdown.clone()));
                 }
-                (Ok((stream, peer)), Err(_)) => self.refuse_over_limit(stream, peer).await,
-                (Err(error), _) => {
+                Ok((stream, peer, Err(crowded))) => self.refuse(stream, peer, &crowded).await,
+                Err(error) => {
                     tracing::warn!(%error, "accept a data connection");
                     clock::sleep(ACCEPT_AGAIN).await;
                 }
@@ -111,22 +155,29 @@ impl Server {
         }
     }
 
+    fn admit(&self, peer: IpAddr) -> Result<Admitted, Crowded> {
+        let (max, each) = (self.connections_max, self.unheard.each);
+        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Crowded::All { max })?;
+        let unheard = self.unheard.take(peer).ok_or(Crowded::Unheard { each })?;
+        Ok(Admitted { permit, unheard })
+    }
+
     /// The answer fits the empty send buffer of a fresh connection, so writing it does not wait.
-    async fn refuse_over_limit(&self, stream: Stream, peer: SocketAddr) {
-        self.store.metrics.refused(Refusal::Limit);
-        if self.complaints.may_complain(peer.ip(), clock::now()) {
-            tracing::warn!(%peer, limit = self.connections_max, "refuse a data connection: as many are open as may be");
-        }
+    async fn refuse(&self, stream: Stream, peer: SocketAddr, crowded: &Crowded) {
+        let refusal = match crowded {
+            Crowded::All { .. } => Refusal::Limit,
+            Crowded::Unheard { .. } => Refusal::Share,
+        };
+        self.complain(peer, refusal, crowded);
         let (_, write) = stream.split();
-        let text = format!("{} connections are open, no more are taken; try again later", self.connections_max);
-        tell(&mut Outbound::new(write), Status::Busy, text).await;
+        tell(&mut Outbound::new(write), Status::Busy, crowded.to_string()).await;
     }
 
     async fn connection(
         self: Arc<Self>,
         stream: Stream,
         peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        Admitted { permit, unheard }: Admitted,
         shutdown: Shutdown,
     ) {
         let (read, write) = stream.split();
@@ -135,7 +186,11 @@ impl Server {
         let mut inbound = Inbound::new(read, ReceiveBuffers(Arc::clone(&self.store.arena)), 0);
         let hello = clock::timeout(HELLO_WITHIN, self.shake_hands(&mut inbound, &mut outbound));
         match shutdown.or(hello).await.map(|heard| heard.unwrap_or(Err(HelloError::TooSlow))) {
-            Some(Ok(Some(hello))) => self.serve_role(hello, peer, (inbound, outbound), &shutdown).await,
+            Some(Ok(Some((hello, share)))) => {
+                drop(unheard);
+                self.serve_role(hello, peer, (inbound, outbound), &shutdown).await;
+                drop(share);
+            }
             Some(Ok(None)) | None => {}
             Some(Err(error)) => self.refuse_hello(error, peer, inbound, outbound).await,
         }
@@ -191,7 +246,7 @@ impl Server {
         &self,
         inbound: &mut Inbound<ReceiveBuffers>,
         outbound: &mut Outbound,
-    ) -> Result<Option<Hello>, HelloError> {
+    ) -> Result<Option<Heard>, HelloError> {
         let hello = loop {
             match inbound.buffered().map_err(Ended::from)? {
                 Some(Incoming::Whole { kind, header, .. }) if kind == Kind::Hello as u8 => {
@@ -207,9 +262,11 @@ impl Server {
             }
         };
         let welcome = self.welcome(&hello)?;
+        let each = self.applications.each;
+        let share = self.applications.take(hello.application.instance).ok_or(HelloError::Share { each })?;
         outbound.push(Kind::Welcome as u8, |header| welcome.encode(header));
         outbound.flush().await.map_err(Ended::from)?;
-        Ok(Some(hello))
+        Ok(Some((hello, share)))
     }
 
     fn welcome(&self, hello: &Hello) -> Result<Welcome, HelloError> {
@@ -253,6 +310,7 @@ impl Server {
             HelloError::TooSlow => (Refusal::NoHello, None),
             HelloError::NoHello { .. } => (Refusal::NoHello, Some(Status::Malformed)),
             HelloError::NoApplication => (Refusal::WrongHello, Some(Status::Malformed)),
+            HelloError::Share { .. } => (Refusal::Share, Some(Status::Busy)),
             HelloError::WrongCluster { .. } => (Refusal::WrongHello, Some(Status::WrongCluster)),
             HelloError::WrongWorker { .. } => (Refusal::WrongHello, Some(Status::WrongWorker)),
             HelloError::Fenced { .. } => (Refusal::WrongHello, Some(Status::Fenced)),
@@ -290,7 +348,7 @@ async fn linger(mut inbound: Inbound<ReceiveBuffers>) {
 
 /// When each peer was last complained of, so that a scanner does not fill the log.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints {
+struct Complaints {
     last: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
@@ -318,17 +376,12 @@ mod tests {
     #[tokio::test]
     async fn a_connection_at_rest_holds_little() {
         let identity = Identity { cluster: String::new(), worker: WorkerId(1), body_limit_bytes: BODY };
-        let server = Arc::new(Server {
-            identity: Arc::new(identity),
-            store: Arc::new(store()),
-            connections_max: 1,
-            complaints: Complaints::default(),
-        });
+        let server = Arc::new(Server::new(Arc::new(identity), Arc::new(store()), 1));
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let stream = Stream::connect(&listener.local_addr().unwrap().to_string(), HELLO_WITHIN).await.unwrap();
         let (_, peer) = listener.accept().await.unwrap();
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let connection = server.connection(stream, peer, permit, Shutdown::new());
+        let admitted = server.admit(peer.ip()).unwrap();
+        let connection = server.connection(stream, peer, admitted, Shutdown::new());
         assert!(size_of_val(&connection) < 4096, "{} bytes", size_of_val(&connection));
     }
 

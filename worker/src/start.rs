@@ -35,7 +35,7 @@ use crate::memory::store::{Bounds, Store};
 use crate::metrics::{Disks, Metrics};
 use crate::replicate;
 use crate::restart::{self, RestartError};
-use crate::server::{Complaints, Server};
+use crate::server::Server;
 use crate::service::Service;
 use crate::spill::{Folder, FolderError, Spill};
 
@@ -165,12 +165,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
     let registered = link.registered();
     let (control, data) = (doors.control_address, doors.data_address);
     let admin = doors.admin.as_ref().map(|(_, address)| *address);
-    let server = Server {
-        identity: Arc::clone(&identity),
-        store: Arc::clone(&store),
-        connections_max,
-        complaints: Complaints::default(),
-    };
+    let server = Server::new(Arc::clone(&identity), Arc::clone(&store), connections_max);
     let mut servers = Tasks::new();
     if let Some((listener, _)) = doors.admin {
         servers.spawn(serve_admin(listener, registry, Arc::clone(&store), registered.clone(), shutdown.clone()));

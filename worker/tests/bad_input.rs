@@ -181,7 +181,9 @@ async fn who_stops_reading_or_waits_in_a_frame_is_left_and_keeps_nobody_waiting(
 #[tokio::test]
 async fn connections_over_the_limit_are_told_to_come_again() {
     let node = Node::start(WorkerConfig { connections_max: 2, ..config() }).await;
-    let _held = [node.open(Role::Push).await, node.open(Role::Fetch).await];
+    let mut other = node.connect().await;
+    other.hello(&node.greedy_hello(Role::Fetch)).await.unwrap();
+    let _held = [node.open(Role::Push).await, other];
     let mut third = node.connect().await;
     assert_eq!(third.last_words().await.status, Status::Busy);
     assert_eq!(refused(&node, "limit"), 1.0);

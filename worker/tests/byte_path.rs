@@ -178,7 +178,8 @@ async fn a_full_arena_answers_at_once_and_space_comes_back() {
     while pusher.push(handle, &one).await == Status::Success {
         acked += one.len() as u64;
     }
-    assert!(acked > 11 * 1024 * 1024, "{acked} bytes fit");
+    // Room for two of the largest is left to other applications.
+    assert!(acked > 9 * 1024 * 1024, "{acked} bytes fit");
     assert_eq!(pusher.push(handle, &large).await, Status::HardSplit);
     assert_eq!(pusher.push_merged(&vec![(handle, one.clone()); 6]).await, [Status::HardSplit; 6]);
     let reply = node.reserve_with(node.running.incarnation(), &[location(2, 1)]).await.unwrap();

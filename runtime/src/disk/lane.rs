@@ -7,15 +7,18 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Backing, Disk};
+use crate::clock::{self, Instant};
 
 /// Threads that work for one folder. Clones share them; they end when the last clone is dropped and what was queued is
 /// done.
@@ -23,6 +26,8 @@ use super::{Backing, Disk};
 pub struct Lane {
     places: Arc<Semaphore>,
     queue: Queue,
+    /// When a job was begun last.
+    begun: Arc<Mutex<Instant>>,
 }
 
 /// Why a job gave no result.
@@ -34,6 +39,9 @@ pub enum LaneError {
     /// The job panicked; the lane goes on.
     #[error("work on the disk panicked")]
     Panicked,
+    /// The thread has been at one job for too long; see [`Lane::run_within`].
+    #[error("the disk's thread does not come back")]
+    Hangs,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +54,17 @@ enum Queue {
 struct Job {
     /// Given back when it begins.
     place: OwnedSemaphorePermit,
+    /// Noted when it begins.
+    begun: Arc<Mutex<Instant>>,
     work: Box<dyn FnOnce() + Send>,
+}
+
+impl Job {
+    fn begin(self) -> Box<dyn FnOnce() + Send> {
+        *self.begun.lock() = clock::now();
+        drop(self.place);
+        self.work
+    }
 }
 
 impl Lane {
@@ -71,7 +89,8 @@ impl Lane {
                 Queue::Simulated(queue)
             }
         };
-        Ok(Self { places: Arc::new(Semaphore::new(waiting_max)), queue })
+        let begun = Arc::new(Mutex::new(clock::now()));
+        Ok(Self { places: Arc::new(Semaphore::new(waiting_max)), queue, begun })
     }
 
     /// Runs a job on one of the threads: jobs are begun in the order in which this was first polled, and with one thread
@@ -88,11 +107,36 @@ impl Lane {
             // Whoever asked may be gone.
             drop(answer.send(done));
         });
-        self.enqueue(Job { place, work })?;
+        self.enqueue(Job { place, begun: Arc::clone(&self.begun), work })?;
         match answered.await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(LaneError::Panicked),
             Err(_) => Err(LaneError::Closed),
+        }
+    }
+
+    /// Runs a job as [`Lane::run`] does, on a lane of one thread, until that thread has been at one job for `limit`: this one
+    /// or one before it. Waiting for the thread while it does other jobs is no sign of a disk that hangs, however long.
+    ///
+    /// # Errors
+    /// [`LaneError::Hangs`] then; the job runs all the same if it has a place in the queue, once the thread comes back.
+    pub async fn run_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LaneError> {
+        let mut running = pin!(self.run(job));
+        let (asked, mut left) = (clock::now(), limit);
+        loop {
+            if let Ok(done) = clock::timeout(left, running.as_mut()).await {
+                return done;
+            }
+            // What was begun before this was asked for may have been done in no time.
+            let since = asked.max(*self.begun.lock());
+            left = limit.saturating_sub(clock::since(since));
+            if left.is_zero() {
+                return Err(LaneError::Hangs);
+            }
         }
     }
 
@@ -121,10 +165,7 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
         // One thread waits for the next job, the others for their turn to wait.
         let next = jobs.lock().recv();
         match next {
-            Ok(Job { place, work }) => {
-                drop(place);
-                work();
-            }
+            Ok(job) => job.begin()(),
             Err(_) => return,
         }
     }
@@ -139,9 +180,9 @@ async fn simulate_threads(
     mut jobs: tokio::sync::mpsc::Receiver<Job>,
 ) {
     let free = Arc::new(Semaphore::new(threads.min(Semaphore::MAX_PERMITS)));
-    while let Some(Job { place, work }) = jobs.recv().await {
+    while let Some(job) = jobs.recv().await {
         let Ok(thread) = free.clone().acquire_owned().await else { return };
-        drop(place);
+        let work = job.begin();
         let (tree, folder) = (tree.clone(), folder.clone());
         crate::task::spawn(async move {
             tree.delay(&folder).await;

@@ -30,6 +30,13 @@ pub(crate) const RECEIVE_BYTES: u64 = 256 * 1024;
 /// How often a wait for memory looks without being woken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// With room for fewer of the largest batches memory is short: what others need to begin must be there still.
+const SHORT_BODIES: u64 = 8;
+/// In a small arena that is too much to keep free: then it is this part of what locations may hold.
+const SHORT_PART: u64 = 8;
+/// But never less than one for whoever takes the last of what is not short, and one for a reservation.
+const SHORT_BODIES_MIN: u64 = 2;
+
 /// The mapping begins at a multiple of this, so that huge pages fit it from its first byte.
 const ALIGNMENT: usize = 2 * 1024 * 1024;
 
@@ -67,6 +74,8 @@ pub(crate) struct Arena {
     /// The same, of those that other workers forward to.
     held_by_replicas: AtomicU64,
     limit_of_replicas: u64,
+    /// The largest batch that a location is given at once.
+    body_bytes_max: u32,
 }
 
 impl Arena {
@@ -99,6 +108,7 @@ impl Arena {
             limit_bytes,
             held_by_replicas: AtomicU64::new(0),
             limit_of_replicas,
+            body_bytes_max,
         }))
     }
 
@@ -152,7 +162,11 @@ impl Arena {
 
     /// Counts heap against a pool; `None` when it has no room.
     pub(crate) fn charge(self: &Arc<Self>, pool: Pool, bytes: u64) -> Option<Charge> {
-        self.ledger.lock().charge(pool, bytes).then(|| Charge { arena: Arc::clone(self), pool, bytes })
+        let mut ledger = self.ledger.lock();
+        let is_charged = ledger.charge(pool, bytes);
+        self.note(&ledger);
+        drop(ledger);
+        is_charged.then(|| Charge { arena: Arc::clone(self), pool, bytes })
     }
 
     fn note(&self, ledger: &Ledger) {
@@ -163,6 +177,14 @@ impl Arena {
     /// What locations hold, and what they may hold at most, in bytes.
     pub(crate) fn held_by_locations(&self) -> (u64, u64) {
         (self.held_bytes.load(Ordering::Relaxed), self.limit_bytes)
+    }
+
+    /// Whether locations have room for a few of the largest batches only.
+    pub(crate) fn is_short(&self) -> bool {
+        let (held, limit) = self.held_by_locations();
+        let bodies = |count| u64::from(self.body_bytes_max) * count;
+        let short = bodies(SHORT_BODIES).min(limit / SHORT_PART).max(bodies(SHORT_BODIES_MIN));
+        limit.saturating_sub(held) < short
     }
 
     /// What locations that other workers forward to hold, and what they may hold at most, in bytes.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mallorn_proto::batch::Place;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Handle, LocationId};
+use mallorn_proto::id::{Application, Handle, Instance, LocationId};
 use mallorn_worker_core::handover::{Leaving, Origins};
 use mallorn_worker_core::memory::{Pool, next_slot_bytes};
 use mallorn_worker_core::push::{BatchEntry, Life, Log, SplitLimits};
@@ -97,6 +97,9 @@ pub(crate) struct State {
     spill: Arc<Spill>,
     /// What the spill was told of this location: bytes in memory only, and bytes of memory that are on disk too.
     told: (u64, u64),
+    instance: Instance,
+    /// Bytes that its application was told to hold by it.
+    held: u64,
 }
 
 /// How a location stands with the disks.
@@ -138,7 +141,7 @@ impl Location {
     pub(crate) fn new(made: Made, handle: Handle, heap: Charge, spill: Arc<Spill>) -> Self {
         let Made { id, application, terms, log } = made;
         let place = Place { instance: application.instance, shuffle: id.shuffle, partition: id.partition };
-        let state = State {
+        let mut state = State {
             log,
             waiting: VecDeque::new(),
             pool: Terms::pool(terms.copy),
@@ -152,7 +155,10 @@ impl Location {
             leaving: Leaving::default(),
             durability: terms.durability,
             told: (0, 0),
+            instance: application.instance,
+            held: 0,
         };
+        state.tell();
         let Terms { replica, origins, .. } = terms;
         Self { id, place, handle, application, replica, origins, spill, state: Mutex::new(state) }
     }
@@ -305,6 +311,7 @@ impl State {
         self.log.drop_all();
         self.trim();
         let heap = self.heap.take().map_or(0, |heap| heap.bytes());
+        self.tell();
         heap + slot_bytes
     }
 
@@ -323,12 +330,15 @@ impl State {
         self.log.written().saturating_sub(self.log.memory_start())
     }
 
-    /// Tells the spill how this location stands.
+    /// Tells the spill how this location stands, and what it holds for its application.
     pub(crate) fn tell(&mut self) {
         let owed = if self.owes() { self.log.unwritten() } else { 0 };
         let now = (owed, self.clean());
         self.spill.moved(self.told, now);
         self.told = now;
+        let held = self.slot_bytes + self.heap.as_ref().map_or(0, Charge::bytes);
+        self.spill.holdings().moved(self.instance, self.held, held);
+        self.held = held;
     }
 
     /// Whether its disk's writer should be told that there is a whole extent to write; once until it was there.
@@ -342,6 +352,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.spill.moved(self.told, (0, 0));
+        self.spill.holdings().moved(self.instance, self.held, 0);
     }
 }
 

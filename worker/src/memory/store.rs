@@ -118,6 +118,9 @@ struct Asked {
     draining: bool,
     /// Some disk can take what the durability asks for.
     can_write: bool,
+    /// The application holds more than its share of memory that is short. What is handed over is made all the same: it has
+    /// no place any more where it is.
+    crowds: bool,
 }
 
 /// The caller's incarnation is not this worker's.
@@ -178,6 +181,7 @@ impl Store {
             application: Arc::new(application.clone()),
             draining: names.draining,
             can_write: self.spill.can_take(wanted.durability),
+            crowds: wanted.copies.copy() != Copy::HandedOver && self.spill.crowds(application.instance),
         };
         let shuffles = names.applications.entry(application.clone()).or_default();
         let terms = self.terms(wanted, locations.len());
@@ -220,6 +224,7 @@ impl Store {
         let location = shuffles.get(&id.shuffle).and_then(|shuffle| shuffle.get(&key));
         let present = location.map(|location| Present { life: location.life(), same_copies: location.is(&terms) });
         let free_bytes = match self.usage() {
+            _ if asked.crowds => 0,
             usage if Terms::pool(terms.copy) == Pool::Replicate => usage.replicate_free_bytes,
             usage => usage.push_free_bytes,
         };

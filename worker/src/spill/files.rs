@@ -15,7 +15,7 @@ use mallorn_runtime::disk::{Disk, File, OpenHow, RunBuffer, RunWriter, Trouble, 
 use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::record::{self, Header};
 use mallorn_worker_core::spill::segment::{BLOCK_BYTES, Segments};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::memory::arena::View;
 
@@ -52,6 +52,8 @@ pub(crate) struct ShuffleFiles {
     /// Bytes of records that are whole; 0 where there is no file yet.
     records_bytes: AtomicU64,
     is_released: AtomicBool,
+    /// Shared by what writes here, held alone while all is removed: nothing is made behind a removal.
+    present: RwLock<()>,
 }
 
 /// Bytes that are written together, one after the other, into one segment.
@@ -132,6 +134,10 @@ pub(crate) fn segment_path(shuffle: &Path, segment: u32) -> PathBuf {
     shuffle.join(format!("segment-{segment:06}"))
 }
 
+fn released() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the shuffle was released")
+}
+
 /// What a sync has come to.
 fn synced(outcome: io::Result<()>) -> Result<(), RecordError> {
     match outcome {
@@ -149,7 +155,8 @@ impl ShuffleFiles {
     pub(crate) fn new(shuffles: &Path, application: Arc<Application>, shuffle: ShuffleId, boot: String) -> Self {
         let path = shuffle_path(shuffles, (application.instance, shuffle));
         let (segments, records_bytes) = (Mutex::new(Segments::default()), AtomicU64::new(0));
-        Self { application, shuffle, path, boot, segments, records_bytes, is_released: AtomicBool::new(false) }
+        let (is_released, present) = (AtomicBool::new(false), RwLock::new(()));
+        Self { application, shuffle, path, boot, segments, records_bytes, is_released, present }
     }
 
     /// As a restarted worker has found them: so many bytes of records, and segments up to the next one.
@@ -164,6 +171,7 @@ impl ShuffleFiles {
 
     /// Writes a region, gathered in `buffer`; puts the checksums of its extents where their numbers say.
     pub(super) fn write(&self, at: (&Disk, &OpenFiles), region: &Region, write: &mut Write<'_>) -> io::Result<()> {
+        let _present = self.present().ok_or_else(released)?;
         let (disk, open) = at;
         let file = match region.opens {
             Some(capacity) => {
@@ -201,9 +209,6 @@ impl ShuffleFiles {
     }
 
     fn ensure_folder(&self, disk: &Disk) -> io::Result<()> {
-        if self.is_released.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the shuffle was released"));
-        }
         disk.make_dir(&self.path).map_err(io::Error::from)
     }
 
@@ -240,9 +245,7 @@ impl ShuffleFiles {
 
     /// Appends records, behind a header where they are the first; with `sync` they are safe from a loss of power then.
     pub(super) fn record(&self, disk: &Disk, records: &[u8], sync: bool) -> Result<(), RecordError> {
-        if self.is_released.load(Ordering::Acquire) {
-            return Err(RecordError::Released);
-        }
+        let Some(_present) = self.present() else { return Err(RecordError::Released) };
         let before = self.records_bytes.load(Ordering::Acquire);
         let mut head = Vec::new();
         if before == 0 {
@@ -271,10 +274,16 @@ impl ShuffleFiles {
 
     /// Makes segments safe from a loss of power.
     pub(super) fn sync(&self, disk: &Disk, open: &OpenFiles, segments: &[u32]) -> Result<(), RecordError> {
+        let _present = self.present().ok_or(RecordError::Released)?;
         for segment in segments {
             synced(self.open_segment(disk, open, *segment)?.sync_data())?;
         }
         sync_dir(disk, &self.path)
+    }
+
+    /// Keeps the files from being removed, unless they are released. Never waits for a removal.
+    fn present(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.present.try_read().filter(|_| !self.is_released())
     }
 
     /// Whether it was released.
@@ -287,8 +296,9 @@ impl ShuffleFiles {
         self.is_released.store(true, Ordering::Release);
     }
 
-    /// Removes them all.
+    /// Removes them all, once what is being written is written.
     pub(super) fn remove(&self, disk: &Disk, open: &OpenFiles) -> io::Result<()> {
+        let _alone = self.present.write();
         open.forget(self.key());
         disk.remove_dir_all(&self.path).map_err(|error| error.source)?;
         // Where the whole disk is not there, its files may come back with it.

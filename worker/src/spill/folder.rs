@@ -31,6 +31,8 @@ const READ_THREADS: usize = 4;
 const READS_WAITING: usize = 64;
 /// Jobs that wait for the writing thread: one that hangs must not be followed by many.
 const WRITES_WAITING: usize = 2;
+/// Removals that wait for the removing thread: each is handed over when the one before it is done.
+const REMOVALS_WAITING: usize = 1;
 
 /// Why a data folder is not used.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +61,11 @@ pub(crate) struct Folder {
     pub(crate) boot: String,
     pub(super) writing: Lane,
     reading: Lane,
+    /// No commit waits behind an application that ends with thousands of shuffles.
+    pub(super) removing: Lane,
     state: Mutex<DiskState>,
     shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
-    /// Released shuffles whose files could not be removed yet.
-    released: Mutex<Vec<Arc<ShuffleFiles>>>,
+    released: Mutex<Released>,
     /// Files were removed, or what hung has returned, since the disk was asked for its space.
     freed: AtomicBool,
     pub(crate) open: OpenFiles,
@@ -77,6 +80,16 @@ pub(crate) struct Folder {
     /// A sync failed here.
     has_lost_sync: AtomicBool,
     _lock: FileLock,
+}
+
+/// Released shuffles whose files are not removed yet.
+#[derive(Default)]
+struct Released {
+    waiting: VecDeque<Arc<ShuffleFiles>>,
+    /// The disk did not let them be removed: for later.
+    kept: Vec<Arc<ShuffleFiles>>,
+    /// One is being removed; those that wait follow.
+    is_removing: bool,
 }
 
 /// What waits to be written.
@@ -128,9 +141,10 @@ impl Folder {
             boot: disk.boot_id(),
             writing: lane(&format!("write-{index}"), 1, WRITES_WAITING)?,
             reading: lane(&format!("read-{index}"), READ_THREADS, READS_WAITING)?,
+            removing: lane(&format!("remove-{index}"), 1, REMOVALS_WAITING)?,
             state: Mutex::new(DiskState::new(space.capacity_bytes, space.free_bytes)),
             shuffles: Mutex::new(BTreeMap::new()),
-            released: Mutex::new(Vec::new()),
+            released: Mutex::default(),
             freed: AtomicBool::new(false),
             open: OpenFiles::default(),
             buffer: Mutex::default(),
@@ -235,17 +249,41 @@ impl Folder {
         files.open_segment(&self.disk, &self.open, segment)
     }
 
-    /// Takes the files of a shuffle that is released, and has them removed once what is being written is written.
+    /// Takes the files of a shuffle that is released, and has them removed after those released before.
     pub(crate) fn release(self: &Arc<Self>, key: ShuffleKey) {
         let Some(files) = self.shuffles.lock().remove(&key) else { return };
         files.release();
-        mallorn_runtime::task::spawn(Arc::clone(self).remove(files));
+        self.released.lock().waiting.push_back(files);
+        self.start_removing();
+    }
+
+    /// Not waited for: the disk may hang.
+    fn start_removing(self: &Arc<Self>) {
+        let mut released = self.released.lock();
+        if !released.is_removing && !released.waiting.is_empty() {
+            released.is_removing = true;
+            drop(released);
+            mallorn_runtime::task::spawn(Arc::clone(self).remove_waiting());
+        }
+    }
+
+    async fn remove_waiting(self: Arc<Self>) {
+        while let Some(files) = self.next_released() {
+            self.remove(files).await;
+        }
+    }
+
+    fn next_released(&self) -> Option<Arc<ShuffleFiles>> {
+        let mut released = self.released.lock();
+        let next = released.waiting.pop_front();
+        released.is_removing = next.is_some();
+        next
     }
 
     /// Removes the files of a shuffle; where the disk does not let them, they are left for later.
-    async fn remove(self: Arc<Self>, files: Arc<ShuffleFiles>) {
-        let (at, of) = (Arc::clone(&self), Arc::clone(&files));
-        let removed = self.writing.run(move || of.remove(&at.disk, &at.open)).await;
+    async fn remove(self: &Arc<Self>, files: Arc<ShuffleFiles>) {
+        let (at, of) = (Arc::clone(self), Arc::clone(&files));
+        let removed = self.removing.run(move || of.remove(&at.disk, &at.open)).await;
         match removed {
             Ok(Ok(())) => {
                 // A full disk is one no longer, and somebody may wait for it.
@@ -253,7 +291,7 @@ impl Folder {
             }
             Ok(Err(error)) => {
                 tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
-                self.released.lock().push(files);
+                self.released.lock().kept.push(files);
             }
             Err(_) => {}
         }
@@ -270,12 +308,14 @@ impl Folder {
         self.freed.swap(false, Ordering::AcqRel)
     }
 
-    /// Tries again to remove what could not be removed. Not waited for: the disk may hang.
+    /// Tries again to remove what could not be removed.
     pub(super) fn remove_released(self: &Arc<Self>) {
-        let released = std::mem::take(&mut *self.released.lock());
-        for files in released {
-            mallorn_runtime::task::spawn(Arc::clone(self).remove(files));
+        {
+            let mut released = self.released.lock();
+            let kept = std::mem::take(&mut released.kept);
+            released.waiting.extend(kept);
         }
+        self.start_removing();
     }
 
     /// Whether none of the reading threads is left: whatever else were to be read would wait behind those that hang.

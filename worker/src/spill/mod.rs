@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mallorn_proto::durability::Durability;
+use mallorn_proto::id::Instance;
 use mallorn_runtime::clock::{self, Clock};
 use mallorn_runtime::disk::LaneError;
 use mallorn_runtime::task::Shutdown;
@@ -44,6 +45,7 @@ use leaving::Leaving;
 use read::ReadRoom;
 
 use crate::memory::arena::{Arena, RECEIVE_BYTES};
+use crate::memory::holdings::Holdings;
 use crate::memory::location::Location;
 use crate::memory::pressure::Pressure;
 use crate::memory::store::Store;
@@ -63,6 +65,8 @@ pub(crate) struct Spill {
     reads: ReadRoom,
     metrics: Metrics,
     clock: Clock,
+    /// What each application holds.
+    holdings: Holdings,
     /// Bytes in memory only of shuffles whose commit asks for more.
     owed_bytes: AtomicU64,
     /// Bytes of memory that are on disk too.
@@ -119,6 +123,7 @@ impl Spill {
             pressure,
             metrics,
             clock: Clock::start(),
+            holdings: Holdings::default(),
             owed_bytes: AtomicU64::new(0),
             clean_bytes: AtomicU64::new(0),
             room_bytes: AtomicU64::new(0),
@@ -141,6 +146,19 @@ impl Spill {
     /// Whether disks have room for what is owed to them already, and more.
     pub(crate) fn has_room(&self) -> bool {
         self.owed_bytes() < self.room_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What each application holds.
+    pub(crate) fn holdings(&self) -> &Holdings {
+        &self.holdings
+    }
+
+    /// Whether an application keeps memory from others that they could not get otherwise: it is short, no disk takes what it
+    /// holds, and more of it than a fair share is this one's.
+    pub(crate) fn crowds(&self, instance: Instance) -> bool {
+        self.arena.is_short()
+            && self.room_bytes.load(Ordering::Relaxed) == 0
+            && self.holdings.is_over_share(instance, self.arena.held_by_locations().1)
     }
 
     /// The memory that is written.
@@ -297,7 +315,7 @@ impl Spill {
         locations.iter().map(|location| !unwritten(location)).collect()
     }
 
-    /// Runs a job on a folder's writing thread; one that does not come back in time is left, and its disk with it.
+    /// Runs a job on a folder's writing thread; where that does not come back in time it is left, and its disk with it.
     async fn run_within<T: Send + 'static>(
         &self,
         folder: &Arc<Folder>,
@@ -311,10 +329,10 @@ impl Spill {
             done
         };
         let now = || self.clock.now();
-        match clock::timeout(HUNG_AFTER, folder.writing.run(job)).await {
-            Ok(Ok(done)) => return Some(done),
-            Ok(Err(LaneError::Closed | LaneError::Panicked)) => folder.judge(now(), DiskState::failed),
-            Err(_) => {
+        match folder.writing.run_within(HUNG_AFTER, job).await {
+            Ok(done) => return Some(done),
+            Err(LaneError::Closed | LaneError::Panicked) => folder.judge(now(), DiskState::failed),
+            Err(LaneError::Hangs) => {
                 leaving.leave();
                 tracing::warn!(event = "disk_hangs", folder = %folder.path.display());
                 folder.judge(now(), |state| state.slow(now()));

@@ -10,7 +10,7 @@ use mallorn_worker_core::push::{Life, SplitLimits};
 use mallorn_worker_core::record::{self, Name, Said};
 use prometheus::Registry;
 
-use super::files::RecordError;
+use super::files::{OpenFiles, RecordError};
 use super::read::DiskError;
 use super::*;
 use crate::memory::arena::Slot;
@@ -196,6 +196,56 @@ fn what_a_failed_record_has_left_is_not_read_behind_the_next_one() {
     let (records, torn) = record::records(rest, &[]);
     assert_eq!((records.len(), torn), (1, 0));
     assert_eq!(records[0].0.partition, id(1, 4).partition);
+}
+
+#[tokio::test]
+async fn a_commit_does_not_wait_behind_the_removals_of_another_application() {
+    const SHUFFLES: u32 = 300;
+    let root = tempfile::tempdir().unwrap();
+    let (store, _writers) = store(&[root.path().join("a")]);
+    let folder = &store.spill.folders[0];
+    let (other, wanted) = (application("b"), Wanted { copies: Copies::Lone, durability: Durability::Written });
+    let ids: Vec<_> = (0..SHUFFLES).map(|shuffle| id(shuffle, 0)).collect();
+    store.reserve(&other, store.incarnation(), &ids, &wanted).unwrap();
+    let seals: Vec<_> = ids.iter().map(|id| (*id, SEAL, 0)).collect();
+    let sealed = store.seal(&other, Durability::Written, &seals).await;
+    assert!(sealed.iter().all(|sealing| *sealing == Sealing::Sealed { batches: 0 }));
+    let present = || Disk::real().list(&folder.shuffles_path()).unwrap().len();
+    assert_eq!(present(), SHUFFLES as usize);
+
+    // No removal gets on, while a commit asks for all that the disk can do.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let blocker = folder.removing.run(move || gone.recv().is_ok());
+    let commit = async {
+        store.release_all(&other);
+        pushed(&store, id(1000, 1), Durability::Synced);
+        let committed = seal(&store, id(1000, 1), Durability::Synced);
+        let committed = clock::timeout(Duration::from_secs(20), committed).await;
+        assert_eq!(committed, Ok(Sealing::Sealed { batches: 1 }));
+        assert_eq!(present(), SHUFFLES as usize + 1);
+        drop(go);
+    };
+    tokio::join!(blocker, commit).0.unwrap();
+    let removed = async {
+        while present() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    clock::timeout(Duration::from_secs(20), removed).await.expect("all are removed");
+    assert!(folder.takes(store.spill.clock.now()));
+}
+
+#[test]
+fn nothing_is_made_behind_a_removal() {
+    let root = tempfile::tempdir().unwrap();
+    let (disk, open) = (Disk::real(), OpenFiles::default());
+    let files = ShuffleFiles::new(root.path(), Arc::new(application("a")), id(1, 1).shuffle, String::new());
+    files.record(&disk, &[1], false).unwrap();
+    files.release();
+    files.remove(&disk, &open).unwrap();
+    assert!(matches!(files.record(&disk, &[1], false), Err(RecordError::Released)));
+    assert!(matches!(files.sync(&disk, &open, &[0]), Err(RecordError::Released)));
+    assert!(disk.list(root.path()).unwrap().is_empty());
 }
 
 /// Reads a location from a folder; the read returns once it is told to.

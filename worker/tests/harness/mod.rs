@@ -46,6 +46,11 @@ pub(crate) fn application() -> Application {
     Application { name: "engine".to_owned(), instance: Instance(7) }
 }
 
+/// Another one, which does not behave.
+pub(crate) fn greedy() -> Application {
+    Application { name: "greedy".to_owned(), instance: Instance(8) }
+}
+
 pub(crate) fn config() -> WorkerConfig {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     WorkerConfig {
@@ -115,6 +120,11 @@ impl Node {
         }
     }
 
+    /// The same of the application that does not behave.
+    pub(crate) fn greedy_hello(&self, role: Role) -> Hello {
+        Hello { application: greedy(), ..self.hello(role) }
+    }
+
     pub(crate) async fn connect(&self) -> Peer {
         Peer { stream: Stream::connect(&self.running.data_address().to_string(), PATIENCE).await.unwrap() }
     }
@@ -157,16 +167,32 @@ impl Node {
         let request = v1::ReserveRequest {
             copy: copy.into(),
             replicas,
-            cluster: CLUSTER.to_owned(),
-            application: Some(application().into()),
-            worker: Some(self.running.worker().into()),
             incarnation: incarnation.0,
-            locations: locations.iter().map(|id| (*id).into()).collect(),
-            durability: self.durability.to_wire(),
             from: (copy == Copy::HandedOver).then(|| LEAVES.into()),
-            earlier: Vec::new(),
+            ..self.reservation(application(), locations)
         };
         self.control.clone().reserve(request).await.map(tonic::Response::into_inner)
+    }
+
+    fn reservation(&self, application: Application, locations: &[LocationId]) -> v1::ReserveRequest {
+        v1::ReserveRequest {
+            copy: Copy::Lone.into(),
+            replicas: None,
+            cluster: CLUSTER.to_owned(),
+            application: Some(application.into()),
+            worker: Some(self.running.worker().into()),
+            incarnation: self.running.incarnation().0,
+            locations: locations.iter().map(|id| (*id).into()).collect(),
+            durability: self.durability.to_wire(),
+            from: None,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Reserves for the application that does not behave.
+    pub(crate) async fn reserve_greedy(&self, location: LocationId) -> v1::Reserved {
+        let request = self.reservation(greedy(), &[location]);
+        self.control.clone().reserve(request).await.unwrap().into_inner().locations[0]
     }
 
     pub(crate) async fn reserve(&self, location: LocationId) -> Handle {
@@ -283,7 +309,17 @@ pub(crate) fn location(shuffle: u32, partition: u32) -> LocationId {
 
 /// A batch as a client makes it.
 pub(crate) fn batch(location: LocationId, map: u32, batch: u32, payload: &[u8]) -> Vec<u8> {
-    let place = Place { instance: application().instance, shuffle: location.shuffle, partition: location.partition };
+    batch_of(&application(), location, (map, batch), payload)
+}
+
+/// The same of another application.
+pub(crate) fn batch_of(
+    application: &Application,
+    location: LocationId,
+    (map, batch): (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
+    let place = Place { instance: application.instance, shuffle: location.shuffle, partition: location.partition };
     let length = (payload.len() + ENVELOPE_BYTES) as u32;
     let header = BatchHeader { map: MapId(map), attempt: Attempt(0), batch: BatchId(batch), length };
     let envelope = Envelope { codec: Codec::None, last: false, raw_length: payload.len() as u32, crc: 0 };

@@ -159,6 +159,29 @@ mod simulated {
         assert_eq!(*ran.lock(), [0, 1, 2, 3]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_is_busy_does_not_hang_and_one_that_stays_at_a_job_does() {
+        let disk = Disk::simulated();
+        let faults = disk.faults().unwrap();
+        let one = lane(&disk, 1, 2);
+        faults.change(Path::new("/data"), |disk| disk.latency = Latency { min: 6 * SECOND, max: 6 * SECOND });
+        let (start, limit) = (clock::now(), 10 * SECOND);
+        let within = || {
+            let one = one.clone();
+            task::spawn(async move { one.run_within(limit, || clock::now()).await })
+        };
+        let jobs: Vec<_> = (0..5).map(|_| within()).collect();
+        for (job, number) in jobs.into_iter().zip(1..) {
+            assert_eq!(job.await.unwrap(), Ok(start + number * 6 * SECOND));
+        }
+        faults.change(Path::new("/data"), |disk| disk.hung = true);
+        // Whoever asked first is gone: the next one sees it all the same.
+        assert!(clock::timeout(SECOND, one.run(|| ())).await.is_err());
+        let asked = clock::now();
+        assert_eq!(within().await.unwrap(), Err(LaneError::Hangs));
+        assert_eq!(clock::since(asked), limit);
+    }
+
     #[test]
     fn a_lane_ends_with_its_process() {
         let disk = Disk::simulated();

@@ -65,7 +65,7 @@ pub(super) struct Waiting {
 impl Location {
     /// Whether a push would be admitted now.
     pub(crate) fn is_pushed_to(&self) -> bool {
-        self.lock().log.admit() != Admission::HardSplit
+        self.lock().log.admit() != Admission::HardSplit && !self.spill.crowds(self.place.instance)
     }
 
     /// Whether a batch that another worker forwards would be admitted now.
@@ -88,6 +88,10 @@ impl Location {
         let mut state = self.lock();
         // What could not be committed must not be acked: the next epoch is at a worker whose disks have room.
         if state.owes() && !self.spill.has_room() {
+            return Err(NotAppended::Closed);
+        }
+        // What is left is for those who hold less: the next epoch may be where there is more.
+        if self.spill.crowds(self.place.instance) {
             return Err(NotAppended::Closed);
         }
         let admission = state.log.admit();
