@@ -3,7 +3,6 @@
 //! Owns the bound on connections, the hello, and how a connection that misbehaves is ended: with a failure it can read
 //! where it spoke frames, and in any case with a metric and a log line. Does not own what is pushed or fetched.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,11 +13,11 @@ use mallorn_proto::id::{Incarnation, Instance};
 use mallorn_proto::message::{Failure, Hello, Kind, MessageError, Role, Welcome};
 use mallorn_proto::status::Status;
 use mallorn_proto::version;
-use mallorn_runtime::clock::{self, Instant};
+use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Inbound, InboundError, Incoming, Outbound};
 use mallorn_runtime::net::{Listener, Stream};
 use mallorn_runtime::task::{Shutdown, Tasks};
-use parking_lot::Mutex;
+use mallorn_runtime::telemetry::quiet::{Line, Quiet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fetch::{FetchConnection, Streams};
@@ -37,10 +36,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long to wait after the system refused a connection (out of file descriptors, mostly).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// A peer is complained of once in this long.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Peers whose last complaint is remembered.
-const COMPLAINTS_MAX: usize = 1024;
 
 /// Why a connection was ended by this side, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +80,8 @@ pub(crate) struct Server {
     pub(crate) identity: Arc<Identity>,
     pub(crate) store: Arc<Store>,
     pub(crate) connections_max: usize,
-    pub(crate) complaints: Complaints,
+    /// By peer, so that a scanner does not fill the log; `None` is the system.
+    pub(crate) complaints: Quiet<Option<IpAddr>>,
 }
 
 impl Server {
@@ -101,7 +97,9 @@ impl Server {
                 }
                 (Ok((stream, peer)), Err(_)) => self.refuse_over_limit(stream, peer).await,
                 (Err(error), _) => {
-                    tracing::warn!(%error, "accept a data connection");
+                    if let Some(Line { repeats }) = self.complaints.line(None, clock::now()) {
+                        tracing::warn!(%error, repeats, "accept a data connection");
+                    }
                     clock::sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -114,8 +112,8 @@ impl Server {
     /// The answer fits the empty send buffer of a fresh connection, so writing it does not wait.
     async fn refuse_over_limit(&self, stream: Stream, peer: SocketAddr) {
         self.store.metrics.refused(Refusal::Limit);
-        if self.complaints.may_complain(peer.ip(), clock::now()) {
-            tracing::warn!(%peer, limit = self.connections_max, "refuse a data connection: as many are open as may be");
+        if let Some(Line { repeats }) = self.complaints.line(Some(peer.ip()), clock::now()) {
+            tracing::warn!(%peer, limit = self.connections_max, repeats, "refuse a data connection: as many are open as may be");
         }
         let (_, write) = stream.split();
         let text = format!("{} connections are open, no more are taken; try again later", self.connections_max);
@@ -267,8 +265,8 @@ impl Server {
 
     fn complain(&self, peer: SocketAddr, refusal: Refusal, error: &dyn std::fmt::Display) {
         self.store.metrics.refused(refusal);
-        if self.complaints.may_complain(peer.ip(), clock::now()) {
-            tracing::warn!(%peer, %error, "end a data connection");
+        if let Some(Line { repeats }) = self.complaints.line(Some(peer.ip()), clock::now()) {
+            tracing::warn!(%peer, %error, repeats, "end a data connection");
         }
     }
 }
@@ -288,26 +286,6 @@ async fn linger(mut inbound: Inbound<ReceiveBuffers>) {
     let _ = clock::timeout(LINGER, inbound.discard()).await;
 }
 
-/// When each peer was last complained of, so that a scanner does not fill the log.
-#[derive(Debug, Default)]
-pub(crate) struct Complaints {
-    last: Mutex<BTreeMap<IpAddr, Instant>>,
-}
-
-impl Complaints {
-    fn may_complain(&self, peer: IpAddr, now: Instant) -> bool {
-        let mut last = self.last.lock();
-        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < COMPLAIN_EVERY;
-        if last.get(&peer).is_some_and(is_recent) {
-            return false;
-        }
-        if last.len() >= COMPLAINTS_MAX {
-            last.retain(|_, at| is_recent(at));
-        }
-        last.len() < COMPLAINTS_MAX && last.insert(peer, now).is_none_or(|_| true)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mallorn_proto::id::WorkerId;
@@ -322,7 +300,7 @@ mod tests {
             identity: Arc::new(identity),
             store: Arc::new(store()),
             connections_max: 1,
-            complaints: Complaints::default(),
+            complaints: Quiet::default(),
         });
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let stream = Stream::connect(&listener.local_addr().unwrap().to_string(), HELLO_WITHIN).await.unwrap();
@@ -330,17 +308,5 @@ mod tests {
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let connection = server.connection(stream, peer, permit, Shutdown::new());
         assert!(size_of_val(&connection) < 4096, "{} bytes", size_of_val(&connection));
-    }
-
-    #[test]
-    fn a_peer_is_complained_of_once_in_a_while_and_the_list_is_bounded() {
-        let (complaints, start) = (Complaints::default(), clock::now());
-        let peer = |number: u32| IpAddr::from(number.to_be_bytes());
-        assert!(complaints.may_complain(peer(0), start));
-        assert!(!complaints.may_complain(peer(0), start + COMPLAIN_EVERY / 2));
-        assert!(complaints.may_complain(peer(0), start + COMPLAIN_EVERY));
-        let heard = (1..5000).filter(|number| complaints.may_complain(peer(*number), start + COMPLAIN_EVERY)).count();
-        assert_eq!(heard, COMPLAINTS_MAX - 1);
-        assert!(complaints.may_complain(peer(4999), start + 3 * COMPLAIN_EVERY), "old ones make room");
     }
 }

@@ -19,6 +19,7 @@ use mallorn_runtime::grpc;
 use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
+use mallorn_runtime::telemetry::quiet::Quiet;
 use mallorn_worker_core::memory::Usage;
 use mallorn_worker_core::push::SplitLimits;
 use prometheus::Registry;
@@ -35,7 +36,7 @@ use crate::memory::store::{Bounds, Store};
 use crate::metrics::{Disks, Metrics};
 use crate::replicate;
 use crate::restart::{self, RestartError};
-use crate::server::{Complaints, Server};
+use crate::server::Server;
 use crate::service::Service;
 use crate::spill::{Folder, FolderError, Spill};
 
@@ -169,7 +170,7 @@ pub async fn start(config: WorkerConfig, surroundings: Surroundings) -> Result<R
         identity: Arc::clone(&identity),
         store: Arc::clone(&store),
         connections_max,
-        complaints: Complaints::default(),
+        complaints: Quiet::default(),
     };
     let mut servers = Tasks::new();
     if let Some((listener, _)) = doors.admin {
