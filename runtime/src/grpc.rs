@@ -5,6 +5,7 @@
 //! server tells its connections to end in an order that differs from run to run, and dates every answer by the machine's
 //! clock; a simulation could not repeat itself.
 
+mod requests;
 mod shares;
 
 use std::future::pending;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 use tonic::codegen::http::Uri;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
@@ -27,6 +29,7 @@ pub use crate::simulation::calls::Channel;
 #[cfg(not(feature = "sim"))]
 pub use tonic::transport::Channel;
 
+use self::requests::{REQUESTS_BYTES_MAX, whole};
 use self::shares::{Share, Shares};
 use crate::clock;
 use crate::net::{Listener, Stream};
@@ -68,7 +71,7 @@ struct Room {
 }
 
 async fn serve_at_most(listener: Listener, routes: Routes, shutdown: Shutdown, room: Room) -> io::Result<()> {
-    let routes = routes.prepare();
+    let door = Door { routes: routes.prepare(), room: Arc::new(Semaphore::new(REQUESTS_BYTES_MAX)) };
     let mut connections = Tasks::new();
     let (shares, complaints) = (Arc::new(Shares::default()), Quiet::default());
     let mut refused = 0;
@@ -78,7 +81,7 @@ async fn serve_at_most(listener: Listener, routes: Routes, shutdown: Shutdown, r
                 refused = 0;
                 let has_room = connections.reap() < room.all;
                 if let Some(share) = has_room.then(|| shares.take(peer.ip(), room.each)).flatten() {
-                    connections.spawn(connection(stream, routes.clone(), shutdown.clone(), share));
+                    connections.spawn(connection(stream, door.clone(), shutdown.clone(), share));
                 } else if let Some(Line { repeats }) = complaints.line(Some(peer.ip()), clock::now()) {
                     let limit = if has_room { room.each } else { room.all };
                     tracing::warn!(%peer, limit, repeats, "close a control connection over the limit");
@@ -102,7 +105,15 @@ async fn serve_at_most(listener: Listener, routes: Routes, shutdown: Shutdown, r
     Ok(())
 }
 
-async fn connection(stream: Stream, routes: Routes, shutdown: Shutdown, _share: Share) {
+/// What all connections share.
+#[derive(Clone)]
+struct Door {
+    routes: Routes,
+    /// For the bytes of requests.
+    room: Arc<Semaphore>,
+}
+
+async fn connection(stream: Stream, door: Door, shutdown: Shutdown, _share: Share) {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
@@ -113,11 +124,17 @@ async fn connection(stream: Stream, routes: Routes, shutdown: Shutdown, _share: 
         .auto_date_header(false);
     let asked = Arc::new(AtomicBool::new(false));
     let heard = Arc::clone(&asked);
-    let routes = routes.map_request(move |request| {
+    let service = tower::service_fn(move |request| {
         heard.store(true, Ordering::Relaxed);
-        request
+        let (routes, taken) = (door.routes.clone(), whole(request, Arc::clone(&door.room)));
+        async move {
+            match taken.await {
+                Ok(request) => routes.oneshot(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        }
     });
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     let ended = tokio::select! {
         biased;
         () = shutdown.wait() => {
