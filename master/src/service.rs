@@ -18,6 +18,7 @@ use mallorn_proto::v1;
 use mallorn_proto::v1::master_server::{Master as MasterService, MasterServer};
 use mallorn_runtime::clock::{self, Clock, millis};
 use mallorn_runtime::task::Shutdown;
+use mallorn_runtime::telemetry::quiet::{Line, Quiet};
 use parking_lot::Mutex;
 use prost::Message;
 use tonic::service::Routes;
@@ -28,12 +29,17 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::request::{self, RequestError};
 
+/// Workers and applications whose log lines are told apart: a large cluster may come back all at once.
+const QUIET_KEYS_MAX: usize = 1024;
+
 /// A master's state and what it takes to serve it.
 #[derive(Debug)]
 pub(crate) struct State {
     config: Config,
     clock: Clock,
     metrics: Metrics,
+    /// Log lines that callers can cause: by event, and whom it is of.
+    quiet: Quiet<(&'static str, String)>,
     /// Held while the core decides, never across an await.
     master: Mutex<Master>,
 }
@@ -55,7 +61,12 @@ impl State {
         let master = Master::new(settings, clock.now());
         metrics.census(&master.census());
         let master = Mutex::new(master);
-        Self { config, clock, metrics, master }
+        Self { config, clock, metrics, quiet: Quiet::of(QUIET_KEYS_MAX), master }
+    }
+
+    /// Whether a log line is to be written.
+    fn line(&self, event: &'static str, of: &impl ToString) -> Option<Line> {
+        self.quiet.line((event, of.to_string()), clock::now())
     }
 
     /// The gRPC service.
@@ -94,7 +105,9 @@ impl State {
             warn!(event = "worker_lost", %worker, name, "worker lost: its lease is over");
         }
         for application in expired.applications {
-            info!(event = "application_ended", %application, why = "lease over", "application ended");
+            if let Some(Line { repeats }) = self.line("application_ended", &application.name) {
+                info!(event = "application_ended", %application, why = "lease over", repeats, "application ended");
+            }
         }
     }
 
@@ -126,10 +139,10 @@ impl State {
             Registered::Returned => Some("worker_returned"),
             Registered::Repeated => None,
         };
-        if let Some(event) = event {
+        if let Some((event, Line { repeats })) = event.and_then(|event| Some((event, self.line(event, &worker)?))) {
             let Address { name, control, data, rack } = address;
             let incarnation = format!("{:016x}", incarnation.0);
-            info!(event, %worker, name, incarnation, control, data, rack, draining, "worker registered");
+            info!(event, %worker, name, incarnation, control, data, rack, draining, repeats, "worker registered");
         }
         Ok(v1::RegisterWorkerReply {
             lease_ms: millis(self.config.master.worker_lease.duration()),
@@ -151,13 +164,20 @@ impl State {
             return Ok(v1::HeartbeatReply { register_again: true, ..v1::HeartbeatReply::default() });
         };
         self.metrics.heartbeat(true);
-        if not_kept > 0 {
-            warn!(event = "handover_not_kept", %worker, not_kept, "more was handed over than a master remembers");
+        if not_kept > 0
+            && let Some(Line { repeats }) = self.line("handover_not_kept", &worker)
+        {
+            warn!(event = "handover_not_kept", %worker, not_kept, repeats, "more was handed over than a master remembers");
         }
-        match moved {
-            Some(WorkerState::Draining) => info!(event = "worker_draining", %worker, "worker takes no new locations"),
-            Some(WorkerState::Live) => info!(event = "worker_live", %worker, "worker takes new locations again"),
-            Some(WorkerState::Lost { .. }) | None => {}
+        let event = match moved {
+            Some(WorkerState::Draining) => Some(("worker_draining", "worker takes no new locations")),
+            Some(WorkerState::Live) => Some(("worker_live", "worker takes new locations again")),
+            Some(WorkerState::Lost { .. }) | None => None,
+        };
+        if let Some((event, text)) = event
+            && let Some(Line { repeats }) = self.line(event, &worker)
+        {
+            info!(event, %worker, repeats, "{text}");
         }
         let released = orders.released.into_iter().map(|Held { application, shuffles }| v1::HeldApplication {
             application: Some(application.into()),
@@ -179,10 +199,15 @@ impl State {
         let application = request::application(request.application)?;
         let registered = self.master.lock().register_application(now, &application)?;
         if let RegisteredApplication::New { fenced } = registered {
-            info!(event = "application_registered", %application, "application registered");
+            if let Some(Line { repeats }) = self.line("application_registered", &application.name) {
+                info!(event = "application_registered", %application, repeats, "application registered");
+            }
             for Instance(older) in fenced {
                 let older = format!("{older:016x}");
-                warn!(event = "application_fenced", %application, older, "an older instance of the application is fenced");
+                if let Some(Line { repeats }) = self.line("application_fenced", &application.name) {
+                    let text = "an older instance of the application is fenced";
+                    warn!(event = "application_fenced", %application, older, repeats, "{text}");
+                }
             }
         }
         Ok(v1::RegisterApplicationReply {
@@ -204,7 +229,10 @@ impl State {
         match renewed {
             RenewedApplication::Renewed => {}
             RenewedApplication::TakenIn => {
-                info!(event = "application_taken_in", %application, "application was there before this master");
+                if let Some(Line { repeats }) = self.line("application_taken_in", &application.name) {
+                    let text = "application was there before this master";
+                    info!(event = "application_taken_in", %application, repeats, "{text}");
+                }
             }
         }
         Ok(v1::RenewApplicationReply { lease_ms: millis(self.config.master.application_lease.duration()) })
@@ -214,8 +242,9 @@ impl State {
         let now = self.clock.now();
         request::check_cluster(&self.config.cluster, &request.cluster)?;
         let application = request::application(request.application)?;
-        if self.master.lock().end_application(now, &application) {
-            info!(event = "application_ended", %application, why = "its own word", "application ended");
+        let ended = self.master.lock().end_application(now, &application);
+        if ended && let Some(Line { repeats }) = self.line("application_ended", &application.name) {
+            info!(event = "application_ended", %application, why = "its own word", repeats, "application ended");
         }
         Ok(v1::EndApplicationReply {})
     }

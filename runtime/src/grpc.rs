@@ -5,25 +5,36 @@
 //! server tells its connections to end in an order that differs from run to run, and dates every answer by the machine's
 //! clock; a simulation could not repeat itself.
 
+mod requests;
+mod shares;
+
+use std::future::pending;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 use tonic::codegen::http::Uri;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
+use tower::ServiceExt as _;
 
 #[cfg(feature = "sim")]
 pub use crate::simulation::calls::Channel;
 #[cfg(not(feature = "sim"))]
 pub use tonic::transport::Channel;
 
+use self::requests::{REQUESTS_BYTES_MAX, whole};
+use self::shares::{Share, Shares};
 use crate::clock;
 use crate::net::{Listener, Stream};
 use crate::task::{Shutdown, Tasks};
+use crate::telemetry::quiet::{Line, Quiet};
 
 /// How long a dial may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -31,8 +42,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Connections served at once; one more is closed.
 const CONNECTIONS_MAX: usize = 16 * 1024;
+/// And of one peer: a broken one must leave room for the others, and many clients may share an address.
+const PEER_CONNECTIONS_MAX: usize = CONNECTIONS_MAX / 4;
+/// How long a connection may take to send its first request: whoever dials has one to send.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// Requests of one connection that are served at once; the client waits with more.
-const CONCURRENT_REQUESTS: u32 = 256;
+const CONCURRENT_REQUESTS: u32 = 64;
 /// How long after a shutdown is triggered requests in progress may go on.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// How long a refused accept is waited out, and how often on end.
@@ -45,24 +60,40 @@ const ACCEPT_TRIES: u32 = 600;
 /// # Errors
 /// When the system has refused to accept connections for a minute on end.
 pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> io::Result<()> {
-    let routes = routes.prepare();
+    serve_at_most(listener, routes, shutdown, Room { all: CONNECTIONS_MAX, each: PEER_CONNECTIONS_MAX }).await
+}
+
+/// Connections served at once: of all peers, and of each.
+#[derive(Clone, Copy)]
+struct Room {
+    all: usize,
+    each: usize,
+}
+
+async fn serve_at_most(listener: Listener, routes: Routes, shutdown: Shutdown, room: Room) -> io::Result<()> {
+    let door = Door { routes: routes.prepare(), room: Arc::new(Semaphore::new(REQUESTS_BYTES_MAX)) };
     let mut connections = Tasks::new();
+    let (shares, complaints) = (Arc::new(Shares::default()), Quiet::default());
     let mut refused = 0;
     while let Some(accepted) = shutdown.or(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 refused = 0;
-                if connections.reap() < CONNECTIONS_MAX {
-                    connections.spawn(connection(stream, routes.clone(), shutdown.clone()));
-                } else {
-                    tracing::warn!(%peer, limit = CONNECTIONS_MAX, "close a control connection over the limit");
+                let has_room = connections.reap() < room.all;
+                if let Some(share) = has_room.then(|| shares.take(peer.ip(), room.each)).flatten() {
+                    connections.spawn(connection(stream, door.clone(), shutdown.clone(), share));
+                } else if let Some(Line { repeats }) = complaints.line(Some(peer.ip()), clock::now()) {
+                    let limit = if has_room { room.each } else { room.all };
+                    tracing::warn!(%peer, limit, repeats, "close a control connection over the limit");
                 }
             }
             Err(error) if refused == ACCEPT_TRIES => return Err(error),
             // Out of descriptors, most likely.
             Err(error) => {
                 refused += 1;
-                tracing::warn!(%error, "accept a control connection");
+                if let Some(Line { repeats }) = complaints.line(None, clock::now()) {
+                    tracing::warn!(%error, repeats, "accept a control connection");
+                }
                 shutdown.or(clock::sleep(ACCEPT_AGAIN)).await;
             }
         }
@@ -74,7 +105,15 @@ pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> io
     Ok(())
 }
 
-async fn connection(stream: Stream, routes: Routes, shutdown: Shutdown) {
+/// What all connections share.
+#[derive(Clone)]
+struct Door {
+    routes: Routes,
+    /// For the bytes of requests.
+    room: Arc<Semaphore>,
+}
+
+async fn connection(stream: Stream, door: Door, shutdown: Shutdown, _share: Share) {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
@@ -83,17 +122,39 @@ async fn connection(stream: Stream, routes: Routes, shutdown: Shutdown) {
         .keep_alive_timeout(KEEP_ALIVE)
         .max_concurrent_streams(CONCURRENT_REQUESTS)
         .auto_date_header(false);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
-    let ended = match shutdown.or(served.as_mut()).await {
-        Some(ended) => ended,
-        None => {
+    let asked = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&asked);
+    let service = tower::service_fn(move |request| {
+        heard.store(true, Ordering::Relaxed);
+        let (routes, taken) = (door.routes.clone(), whole(request, Arc::clone(&door.room)));
+        async move {
+            match taken.await {
+                Ok(request) => routes.oneshot(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        }
+    });
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let ended = tokio::select! {
+        biased;
+        () = shutdown.wait() => {
             served.as_mut().graceful_shutdown();
             served.await
         }
+        ended = served.as_mut() => ended,
+        () = unasked(&asked) => Err("no request came".into()),
     };
     if let Err(error) = ended {
-        // The peer left, or what it sent was not HTTP/2.
+        // The peer left, said nothing, or what it sent was not HTTP/2.
         tracing::debug!(%error, "serve a control connection");
+    }
+}
+
+/// Waits until a first request is overdue; for ever where one came in time.
+async fn unasked(asked: &AtomicBool) {
+    clock::sleep(FIRST_REQUEST_WITHIN).await;
+    if asked.load(Ordering::Relaxed) {
+        pending().await
     }
 }
 
@@ -137,14 +198,16 @@ mod tests {
     use std::convert::Infallible;
     use std::future::Future;
     use std::pin::Pin;
-    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
     use std::task::{Context, Poll};
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpSocket, TcpStream};
     use tokio::sync::{mpsc, watch};
     use tonic::body::Body;
     use tonic::codegen::http::{Request, Response, StatusCode};
     use tonic::server::NamedService;
-    use tower::{Service, ServiceExt};
+    use tower::Service;
 
     use super::*;
 
@@ -188,13 +251,17 @@ mod tests {
     }
 
     async fn served() -> Served {
+        served_at_most(Room { all: CONNECTIONS_MAX, each: PEER_CONNECTIONS_MAX }).await
+    }
+
+    async fn served_at_most(room: Room) -> Served {
         let (sender, came) = mpsc::channel(16);
         let gate = Gate { came: sender, open: watch::Sender::new(false) };
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let channel = channel(&address, Duration::from_secs(60)).unwrap();
         let shutdown = Shutdown::new();
-        let server = tokio::spawn(serve(listener, Routes::new(gate.clone()), shutdown.clone()));
+        let server = tokio::spawn(serve_at_most(listener, Routes::new(gate.clone()), shutdown.clone(), room));
         Served { address, gate, came, channel, shutdown, server }
     }
 
@@ -229,6 +296,79 @@ mod tests {
         // The request's own task is dropped with its connection.
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// What a peer is told until its connection is closed, and after how long that is. Time passes as soon as nobody has
+    /// anything to do.
+    async fn closed_after(mut stream: TcpStream) -> Duration {
+        let start = clock::now();
+        let mut told = [0; 256];
+        while clock::timeout(Duration::from_secs(3600), stream.read(&mut told)).await.unwrap().is_ok_and(|n| n > 0) {}
+        clock::since(start)
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_is_closed_in_time() {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let whole = [PREFACE, &settings].concat();
+        let served = served().await;
+        for said in [&[][..], &PREFACE[..10], &whole] {
+            let mut stream = TcpStream::connect(&served.address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            tokio::time::pause();
+            let after = closed_after(stream).await;
+            tokio::time::resume();
+            let bounds = FIRST_REQUEST_WITHIN - Duration::from_secs(1)..FIRST_REQUEST_WITHIN + Duration::from_secs(1);
+            assert!(bounds.contains(&after), "{after:?} after {said:?}");
+        }
+    }
+
+    /// A channel that counts its dials, from an address of this machine.
+    fn counted(address: &str, from: [u8; 4], dials: &Arc<AtomicUsize>) -> tonic::transport::Channel {
+        let (to, dials) = (address.parse().unwrap(), Arc::clone(dials));
+        let dial = move |_: Uri| {
+            dials.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((from, 0).into())?;
+                socket.connect(to).await.map(TokioIo::new)
+            }
+        };
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect_with_connector_lazy(tower::service_fn(dial))
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_called_may_be_idle() {
+        let mut served = served().await;
+        let dials = Arc::new(AtomicUsize::new(0));
+        let channel = counted(&served.address, [127, 0, 0, 1], &dials);
+        served.gate.open.send_replace(true);
+        for _ in 0..3 {
+            assert_eq!(call(channel.clone()).await.unwrap(), StatusCode::OK);
+            served.came.recv().await.unwrap();
+            tokio::time::pause();
+            clock::sleep(FIRST_REQUEST_WITHIN * 3).await;
+            tokio::time::resume();
+        }
+        assert_eq!(dials.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_peer_over_its_share_is_closed_while_another_is_served() {
+        let served = served_at_most(Room { all: 8, each: 2 }).await;
+        let held = [TcpStream::connect(&served.address).await, TcpStream::connect(&served.address).await];
+        let over = TcpStream::connect(&served.address).await.unwrap();
+        assert!(closed_after(over).await < FIRST_REQUEST_WITHIN);
+        served.gate.open.send_replace(true);
+        let other = counted(&served.address, [127, 0, 0, 2], &Arc::default());
+        assert_eq!(call(other).await.unwrap(), StatusCode::OK);
+        // What it gives back it has again.
+        drop(held);
+        let within = clock::now() + FIRST_REQUEST_WITHIN;
+        while call(served.channel.clone()).await.is_err() {
+            assert!(clock::now() < within);
         }
     }
 

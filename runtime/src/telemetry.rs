@@ -1,7 +1,8 @@
 //! What a process tells about itself: its log, and the metrics of the process as such.
 //!
-//! Owns the set-up of logging, the `process_*` metrics with `mallorn_build_info`, and the text form of metrics. Does not
-//! own the metrics of a role: each registers its own in the same registry, which is passed in.
+//! Owns the set-up of logging, how lines that repeat are kept few, the `process_*` metrics with `mallorn_build_info`, and
+//! the text form of metrics. Does not own the metrics of a role: each registers its own in the same registry, which is
+//! passed in.
 
 use std::io::{self, IsTerminal};
 
@@ -15,6 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub mod process;
+pub mod quiet;
 
 crate::choices! {
     /// How log lines are written.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Incarnation, LocationId, SealId};
+use mallorn_runtime::clock;
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::commit::{Freezing, Sealing};
 use mallorn_worker_core::push::Life;
@@ -107,7 +109,11 @@ impl Store {
                 state.clear();
                 drop(state);
                 self.forget(location);
-                tracing::warn!(location = %location.id, held, length, "drop a location that is shorter than its seal");
+                let key = ("short", u128::from(location.application.instance.0));
+                if let Some(Line { repeats }) = self.quiet.line(key, clock::now()) {
+                    let text = "drop a location that is shorter than its seal";
+                    tracing::warn!(location = %location.id, held, length, repeats, "{text}");
+                }
             }
             Sealing::Unknown | Sealing::Conflict | Sealing::NotDurable | Sealing::Moved => {}
         }

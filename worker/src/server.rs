@@ -5,7 +5,6 @@
 
 mod shares;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,11 +15,11 @@ use mallorn_proto::id::{Incarnation, Instance};
 use mallorn_proto::message::{Failure, Hello, Kind, MessageError, Role, Welcome};
 use mallorn_proto::status::Status;
 use mallorn_proto::version;
-use mallorn_runtime::clock::{self, Instant};
+use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Inbound, InboundError, Incoming, Outbound};
 use mallorn_runtime::net::{Listener, Stream};
 use mallorn_runtime::task::{Shutdown, Tasks};
-use parking_lot::Mutex;
+use mallorn_runtime::telemetry::quiet::{Line, Quiet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fetch::{FetchConnection, Streams};
@@ -40,10 +39,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long to wait after the system refused a connection (out of file descriptors, mostly).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// A peer is complained of once in this long.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Peers whose last complaint is remembered.
-const COMPLAINTS_MAX: usize = 1024;
 
 /// The part of all connections that one application may hold: a large one does well with it, and whatever it does, as many
 /// are left for all others. Workers that forward share such a part, too.
@@ -109,7 +104,8 @@ pub(crate) struct Server {
     room: Arc<Semaphore>,
     unheard: Arc<Shares<IpAddr>>,
     applications: Arc<Shares<Instance>>,
-    complaints: Complaints,
+    /// By peer, so that a scanner does not fill the log; `None` is the system.
+    complaints: Quiet<Option<IpAddr>>,
 }
 
 /// A connection that may say hello.
@@ -130,7 +126,7 @@ impl Server {
             room: Arc::new(Semaphore::new(connections_max)),
             unheard: Shares::new(connections_max.div_ceil(UNHEARD_SHARE)),
             applications: Shares::new(connections_max.div_ceil(APPLICATION_SHARE)),
-            complaints: Complaints::default(),
+            complaints: Quiet::default(),
         }
     }
 
@@ -145,7 +141,9 @@ impl Server {
                 }
                 Ok((stream, peer, Err(crowded))) => self.refuse(stream, peer, &crowded).await,
                 Err(error) => {
-                    tracing::warn!(%error, "accept a data connection");
+                    if let Some(Line { repeats }) = self.complaints.line(None, clock::now()) {
+                        tracing::warn!(%error, repeats, "accept a data connection");
+                    }
                     clock::sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -325,8 +323,8 @@ impl Server {
 
     fn complain(&self, peer: SocketAddr, refusal: Refusal, error: &dyn std::fmt::Display) {
         self.store.metrics.refused(refusal);
-        if self.complaints.may_complain(peer.ip(), clock::now()) {
-            tracing::warn!(%peer, %error, "end a data connection");
+        if let Some(Line { repeats }) = self.complaints.line(Some(peer.ip()), clock::now()) {
+            tracing::warn!(%peer, %error, repeats, "end a data connection");
         }
     }
 }
@@ -346,26 +344,6 @@ async fn linger(mut inbound: Inbound<ReceiveBuffers>) {
     let _ = clock::timeout(LINGER, inbound.discard()).await;
 }
 
-/// When each peer was last complained of, so that a scanner does not fill the log.
-#[derive(Debug, Default)]
-struct Complaints {
-    last: Mutex<BTreeMap<IpAddr, Instant>>,
-}
-
-impl Complaints {
-    fn may_complain(&self, peer: IpAddr, now: Instant) -> bool {
-        let mut last = self.last.lock();
-        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < COMPLAIN_EVERY;
-        if last.get(&peer).is_some_and(is_recent) {
-            return false;
-        }
-        if last.len() >= COMPLAINTS_MAX {
-            last.retain(|_, at| is_recent(at));
-        }
-        last.len() < COMPLAINTS_MAX && last.insert(peer, now).is_none_or(|_| true)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mallorn_proto::id::WorkerId;
@@ -383,17 +361,5 @@ mod tests {
         let admitted = server.admit(peer.ip()).unwrap();
         let connection = server.connection(stream, peer, admitted, Shutdown::new());
         assert!(size_of_val(&connection) < 4096, "{} bytes", size_of_val(&connection));
-    }
-
-    #[test]
-    fn a_peer_is_complained_of_once_in_a_while_and_the_list_is_bounded() {
-        let (complaints, start) = (Complaints::default(), clock::now());
-        let peer = |number: u32| IpAddr::from(number.to_be_bytes());
-        assert!(complaints.may_complain(peer(0), start));
-        assert!(!complaints.may_complain(peer(0), start + COMPLAIN_EVERY / 2));
-        assert!(complaints.may_complain(peer(0), start + COMPLAIN_EVERY));
-        let heard = (1..5000).filter(|number| complaints.may_complain(peer(*number), start + COMPLAIN_EVERY)).count();
-        assert_eq!(heard, COMPLAINTS_MAX - 1);
-        assert!(complaints.may_complain(peer(4999), start + 3 * COMPLAIN_EVERY), "old ones make room");
     }
 }

@@ -257,8 +257,14 @@ impl At<'_> {
             use v1::sealed::Outcome;
             match sealed.outcome() {
                 Outcome::Sealed => state.sealed(location, self.worker, durability),
-                Outcome::NotDurable => left.not_durable.push(location),
-                Outcome::Moved => left.moved.push(location),
+                Outcome::NotDurable => {
+                    state.missed(location, self.worker);
+                    left.not_durable.push(location);
+                }
+                Outcome::Moved => {
+                    state.missed(location, self.worker);
+                    left.moved.push(location);
+                }
                 Outcome::Unknown => state.failed(location, self.worker, CopyFailure::Unknown),
                 Outcome::Short => state.failed(location, self.worker, CopyFailure::Short),
                 Outcome::Conflict => state.failed(location, self.worker, CopyFailure::Conflict),
@@ -311,6 +317,7 @@ impl At<'_> {
             state.missed(*location, self.worker);
             state.fix(*location, SealId(self.shared.random.id()));
         });
+        self.each(due.seal.iter(), |state, offer| state.missed(offer.location, self.worker));
         start(self.shared, self.shuffle, self.generation);
         let unreached_for = workers.stalled(Stall::Unreached, self.worker);
         if is_first {

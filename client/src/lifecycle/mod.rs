@@ -69,7 +69,8 @@ pub struct StageEnd {
     pub generation: Generation,
     /// Partitions of which something is lost; reading them is `PartitionLost`.
     pub lost_partitions: u32,
-    /// Locations that are kept once where two copies were wanted. One is being made whole still, if its worker returns.
+    /// Locations that are kept once where two copies were wanted: the other copy is given up, or a call to its worker has
+    /// come to nothing. Such a one is being made whole still, if its worker returns.
     pub degraded_locations: u32,
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::net::Listener;
+use crate::telemetry::quiet::{Line, Quiet};
 
 /// Connections served at once; more wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -34,11 +35,12 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct BoundedListener {
     listener: Listener,
     connections: Arc<Semaphore>,
+    complaints: Quiet<()>,
 }
 
 impl BoundedListener {
     pub(super) fn new(listener: Listener) -> Self {
-        Self { listener, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { listener, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)), complaints: Quiet::default() }
     }
 }
 
@@ -52,7 +54,9 @@ impl axum::serve::Listener for BoundedListener {
             match self.listener.accept().await {
                 Ok((stream, peer)) => return (Bounded::new(stream, Some(permit)), peer),
                 Err(error) => {
-                    tracing::warn!(%error, "accept a connection on the admin port");
+                    if let Some(Line { repeats }) = self.complaints.line((), clock::now()) {
+                        tracing::warn!(%error, repeats, "accept a connection on the admin port");
+                    }
                     clock::sleep(REFUSED_PAUSE).await;
                 }
             }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, LocationId, WorkerId};
+use mallorn_runtime::clock;
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_worker_core::handover::Told;
 use mallorn_worker_core::push::Life;
 
@@ -39,7 +41,9 @@ impl Store {
                 // Another call of the same kind was answered that it is kept: whoever had it may have deleted it.
                 return true;
             }
-            tracing::warn!(event = "not_taken_over", location = %location.id, %from, "no disk keeps its record");
+            if let Some(Line { repeats }) = self.quiet.line(("not_kept", from.0), clock::now()) {
+                tracing::warn!(event = "not_taken_over", location = %location.id, %from, repeats, "no disk keeps its record");
+            }
             self.drop_one(&location);
             false
         };
@@ -78,7 +82,11 @@ impl Store {
             drop(state);
             self.forget(location);
             self.pressure.freed();
-            tracing::info!(event = "not_taken_over", location = %location.id, held, sent = told.length, "drop a part");
+            let key = ("dropped_part", u128::from(location.application.instance.0));
+            if let Some(Line { repeats }) = self.quiet.line(key, clock::now()) {
+                let (event, sent) = ("not_taken_over", told.length);
+                tracing::info!(event, location = %location.id, held, sent, repeats, "drop a part");
+            }
         }
         settled
     }

@@ -11,6 +11,7 @@ use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Application, Epoch, Handle, Incarnation, LocationId, Partition, ShuffleId};
 use mallorn_runtime::hash::BuildHasher;
 use mallorn_runtime::random::Random;
+use mallorn_runtime::telemetry::quiet::Quiet;
 use mallorn_worker_core::handover::{Leaving, Origins, Taken};
 use mallorn_worker_core::master_link::{Held, reported};
 use mallorn_worker_core::memory::{Pool, Usage};
@@ -43,6 +44,8 @@ pub(crate) struct Store {
     pub(crate) taken: Mutex<Taken>,
     /// Woken where the master should hear from this worker soon.
     pub(crate) news: Notify,
+    /// Log lines that callers can cause: by what happened, and the number of the worker or instance that it happened to.
+    pub(crate) quiet: Quiet<(&'static str, u128)>,
     bounds: Bounds,
     random: Random,
     handles: DashMap<Handle, Arc<Location>, BuildHasher>,
@@ -139,8 +142,8 @@ impl Store {
         let arena = Arc::clone(spill.arena());
         let links = Links::new(arena.limit_bytes(Pool::Push), metrics.replicate.clone());
         let pressure = Arc::clone(spill.pressure());
-        let (taken, news, handles) = (Mutex::default(), Notify::new(), DashMap::default());
-        Self { arena, metrics, spill, pressure, links, taken, news, bounds, random, handles, names }
+        let (taken, news, quiet, handles) = (Mutex::default(), Notify::new(), Quiet::default(), DashMap::default());
+        Self { arena, metrics, spill, pressure, links, taken, news, quiet, bounds, random, handles, names }
     }
 
     /// The incarnation that handles are good in now.

@@ -12,6 +12,7 @@ use mallorn_proto::message::{Kind, PushReply, Replicate};
 use mallorn_proto::status::Status;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Answer, Begun, CallError, Connection, Frame, Limits, OpenError};
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_worker_core::replicate::{CONFIRM_WITHIN, Late, PROGRESS_WITHIN};
 
 use super::link::{Forward, Gathered, Link};
@@ -67,8 +68,10 @@ impl Carrier {
         while let Some(round) = self.link.begin_round() {
             if let Err(error) = self.carry(round).await {
                 let ended = self.store.give_up(&self.link, error.cause());
-                tracing::warn!(peer = %self.link.peer.worker, address = self.link.peer.address, %error, ended,
-                    "give up a replica: its locations go on in their next epochs");
+                if let Some(Line { repeats }) = self.line("replica_given_up") {
+                    tracing::warn!(peer = %self.link.peer.worker, address = self.link.peer.address, %error, ended, repeats,
+                        "give up a replica: its locations go on in their next epochs");
+                }
             }
         }
     }
@@ -158,17 +161,27 @@ impl Carrier {
             self.store.metrics.replicate.waited(waited);
         } else {
             let location = forward.location();
-            if self.store.end(location, Cause::Refused) {
-                tracing::info!(location = %location.id, peer = %self.link.peer.worker, %status, "end a location that its replica refuses");
+            if self.store.end(location, Cause::Refused)
+                && let Some(Line { repeats }) = self.line("replica_refuses")
+            {
+                let (location, peer) = (location.id, self.link.peer.worker);
+                tracing::info!(%location, %peer, %status, repeats, "end a location that its replica refuses");
             }
             self.link.forget(location);
         }
     }
 
+    fn line(&self, what: &'static str) -> Option<Line> {
+        self.store.quiet.line((what, self.link.peer.worker.0), clock::now())
+    }
+
     fn end_oldest(&self) {
         if let Some(location) = self.link.oldest() {
-            if self.store.end(&location, Cause::Late) {
-                tracing::info!(location = %location.id, peer = %self.link.peer.worker, "end a location that waits too long");
+            if self.store.end(&location, Cause::Late)
+                && let Some(Line { repeats }) = self.line("replica_late")
+            {
+                let (location, peer) = (location.id, self.link.peer.worker);
+                tracing::info!(%location, %peer, repeats, "end a location that waits too long");
             }
             self.link.forget(&location);
         }

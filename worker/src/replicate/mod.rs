@@ -13,7 +13,9 @@ use std::sync::{Arc, Weak};
 
 use mallorn_proto::id::{Incarnation, WorkerId};
 use mallorn_proto::limits::WORKERS_MAX;
+use mallorn_runtime::clock;
 use mallorn_runtime::task::{Shutdown, Tasks};
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_worker_core::replicate::waiting_bytes_max;
 use parking_lot::Mutex;
 
@@ -92,7 +94,10 @@ impl Store {
         while self.links.is_over() {
             let Some(link) = self.links.slowest() else { break };
             let ended = self.give_up(&link, Cause::Backlog);
-            tracing::warn!(peer = %link.peer.worker, ended, "give up the slowest replica: too many bytes wait");
+            if let Some(Line { repeats }) = self.quiet.line(("replica_slow", link.peer.worker.0), clock::now()) {
+                let peer = link.peer.worker;
+                tracing::warn!(%peer, ended, repeats, "give up the slowest replica: too many bytes wait");
+            }
         }
     }
 }

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mallorn_proto::id::{Application, ShuffleId};
+use mallorn_runtime::clock;
 use mallorn_runtime::disk::{Disk, File, FileError, FileLock, Lane, LaneError, LockError, RunBuffer, Trouble, trouble};
+use mallorn_runtime::telemetry::quiet::{Line, Quiet};
 use mallorn_worker_core::spill::disk::{DiskState, Health};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -79,6 +81,8 @@ pub(crate) struct Folder {
     pub(super) stuck_reads: Arc<AtomicUsize>,
     /// A sync failed here.
     has_lost_sync: AtomicBool,
+    /// Log lines that readers can cause: by what happened, and to which shuffle.
+    quiet: Quiet<(&'static str, Option<ShuffleKey>)>,
     _lock: FileLock,
 }
 
@@ -153,8 +157,14 @@ impl Folder {
             stuck_writes: Arc::default(),
             stuck_reads: Arc::default(),
             has_lost_sync: AtomicBool::new(false),
+            quiet: Quiet::default(),
             _lock: lock,
         })
+    }
+
+    /// Whether a log line is to be written.
+    pub(super) fn line(&self, what: &'static str, shuffle: Option<ShuffleKey>) -> Option<Line> {
+        self.quiet.line((what, shuffle), clock::now())
     }
 
     /// Where the shuffles are.
@@ -202,10 +212,16 @@ impl Folder {
         match trouble(error) {
             Trouble::Full => self.judge(now, |state| state.full(now)),
             Trouble::Failing => {
-                tracing::warn!(event = "disk_error", %folder, %error);
+                if let Some(Line { repeats }) = self.line("disk_error", None) {
+                    tracing::warn!(event = "disk_error", %folder, %error, repeats);
+                }
                 self.judge(now, DiskState::failed);
             }
-            Trouble::Process => tracing::warn!(event = "disk_error", %folder, %error, "out of descriptors or memory"),
+            Trouble::Process => {
+                if let Some(Line { repeats }) = self.line("process_error", None) {
+                    tracing::warn!(event = "disk_error", %folder, %error, repeats, "out of descriptors or memory");
+                }
+            }
         }
     }
 
@@ -290,7 +306,10 @@ impl Folder {
                 self.came_back();
             }
             Ok(Err(error)) => {
-                tracing::warn!(event = "not_removed", folder = %self.path.display(), %error, "remove a released shuffle");
+                if let Some(Line { repeats }) = self.line("not_removed", None) {
+                    let folder = self.path.display();
+                    tracing::warn!(event = "not_removed", %folder, %error, repeats, "remove a released shuffle");
+                }
                 self.released.lock().kept.push(files);
             }
             Err(_) => {}

@@ -32,6 +32,7 @@ use mallorn_proto::id::Instance;
 use mallorn_runtime::clock::{self, Clock};
 use mallorn_runtime::disk::LaneError;
 use mallorn_runtime::task::Shutdown;
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::spill::disk::{DiskState, HUNG_AFTER, Health, pick};
 use mallorn_worker_core::spill::{Candidate, Demand, UNWRITTEN_BYTES_MAX, demand, victims};
@@ -349,7 +350,10 @@ impl Spill {
     /// A read of a location from disk failed.
     pub(crate) fn read_failed(&self, folder: &Folder, location: &Location, error: &std::io::Error) {
         self.metrics.spill.read_failures.inc();
-        tracing::warn!(event = "read_failed", folder = %folder.path.display(), location = %location.id, %error);
+        if let Some(Line { repeats }) = folder.line("read_failed", Some(location.shuffle())) {
+            let path = folder.path.display();
+            tracing::warn!(event = "read_failed", folder = %path, location = %location.id, %error, repeats);
+        }
         if error.kind() != std::io::ErrorKind::NotFound && error.kind() != std::io::ErrorKind::UnexpectedEof {
             folder.erred(self.clock.now(), error);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mallorn_runtime::clock;
 use mallorn_runtime::disk::File;
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_worker_core::memory::Pool;
 use mallorn_worker_core::spill::extent::Extent;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -136,7 +137,10 @@ impl Spill {
             // What waits behind others says nothing of the disk.
             if turn.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 leaving.leave();
-                tracing::warn!(event = "disk_hangs", folder = %folder.path.display(), "a read does not come back");
+                if let Some(Line { repeats }) = folder.line("disk_hangs", None) {
+                    let path = folder.path.display();
+                    tracing::warn!(event = "disk_hangs", folder = %path, repeats, "a read does not come back");
+                }
             }
             return Err(DiskError::Hangs);
         };

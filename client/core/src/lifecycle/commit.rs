@@ -192,10 +192,12 @@ impl GenerationState {
         });
     }
 
-    /// A call that was to freeze a copy has come to nothing. That never fails the copy.
+    /// A call that was to freeze or to seal a copy has come to nothing. That never fails the copy.
     pub fn missed(&mut self, location: LocationId, worker: WorkerId) {
         self.with_copy(location, worker, |state, copy| {
-            if let (EpochState::Freezing { .. }, CopyState::Asked) = (state, copy.state) {
+            if let (EpochState::Freezing { .. }, CopyState::Asked) | (EpochState::Fixed { .. }, CopyState::Held) =
+                (state, copy.state)
+            {
                 copy.state = CopyState::Missed;
             }
         });
@@ -347,7 +349,7 @@ impl GenerationState {
         self.locations.committing.range(first..end).next().is_none()
     }
 
-    /// Locations of which one copy is sealed, and the other is not or is given up.
+    /// Locations of which one copy is sealed, and the other is given up, or a call for it has come to nothing.
     #[must_use]
     pub fn degraded(&self) -> usize {
         self.locations.partitions.iter().flatten().filter(|placed| placed.is_degraded()).count()

@@ -76,7 +76,7 @@ impl fmt::Display for CopyFailure {
 pub(super) enum CopyState {
     /// Nothing was heard of it since its commit began.
     Asked,
-    /// The last call to its worker came to nothing.
+    /// A call to its worker came to nothing, and it is not sealed since.
     Missed,
     /// It has answered its freeze.
     Held,
@@ -99,6 +99,11 @@ pub(super) struct PlacedCopy {
 impl PlacedCopy {
     pub(super) fn is_failed(self) -> bool {
         matches!(self.state, CopyState::Failed(_))
+    }
+
+    /// Whether it is given up, or a call for it has come to nothing.
+    fn is_missing(self) -> bool {
+        matches!(self.state, CopyState::Missed | CopyState::InMemory | CopyState::Failed(_))
     }
 
     /// Whether readers are sent to it.
@@ -165,8 +170,8 @@ impl PlacedEpoch {
         self.is_committing() && self.copies().all(PlacedCopy::is_failed)
     }
 
-    /// Sealed, but not twice where it was placed twice.
+    /// Sealed, but not twice where it was placed twice; one whose other seal is only under way is not counted.
     pub(super) fn is_degraded(&self) -> bool {
-        self.second.is_some() && self.is_good() && !self.copies().all(PlacedCopy::is_good)
+        self.second.is_some() && self.is_good() && self.copies().any(PlacedCopy::is_missing)
     }
 }

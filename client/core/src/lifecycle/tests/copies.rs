@@ -87,12 +87,41 @@ fn one_sealed_copy_is_enough_and_the_other_is_offered_the_seal_until_it_is_seale
     assert!(!state.is_committed(&(0..1)) && state.plan(P).lost.is_some());
     state.sealed(location, REPLICA, Durability::Written);
     assert!(state.is_committed(&(0..1)));
-    assert_eq!((read_at(state), state.plan(P).lost, state.degraded()), (vec![(REPLICA, None)], None, 1));
+    assert_eq!((read_at(state), state.plan(P).lost, state.degraded()), (vec![(REPLICA, None)], None, 0));
     assert!(state.due_workers().eq([WORKER]));
     assert_eq!(offers(state, WORKER), [(SealId(1), 10, Durability::Written)]);
     state.sealed(location, WORKER, Durability::Written);
     assert_eq!((read_at(state), state.degraded()), (vec![(WORKER, Some(REPLICA))], 0));
     assert!(state.due_workers().next().is_none());
+}
+
+#[test]
+fn a_location_is_degraded_by_a_call_that_came_to_nothing_not_by_one_that_is_under_way() {
+    // The seal is under way at the other copy, and its call fails; it is sealed after all.
+    let (mut lifecycle, location) = fixed(Durability::Written);
+    let state = state(&mut lifecycle);
+    state.sealed(location, REPLICA, Durability::Written);
+    assert_eq!((state.is_committed(&(0..1)), state.degraded()), (true, 0));
+    state.missed(location, WORKER);
+    assert_eq!((offers(state, WORKER).len(), state.degraded()), (1, 1));
+    state.sealed(location, WORKER, Durability::Written);
+    state.missed(location, WORKER);
+    assert_eq!((read_at(state), state.degraded()), (vec![(WORKER, Some(REPLICA))], 0));
+}
+
+#[test]
+fn a_location_is_degraded_where_the_other_copy_did_not_freeze_or_is_given_up() {
+    let (mut lifecycle, location) = ended(Durability::Written);
+    let state = state(&mut lifecycle);
+    let _ = (state.due(WORKER), state.due(REPLICA));
+    state.frozen(location, REPLICA, 12);
+    state.missed(location, WORKER);
+    state.fix(location, SealId(1));
+    assert_eq!(state.degraded(), 0, "no copy is sealed");
+    state.sealed(location, REPLICA, Durability::Written);
+    assert_eq!(state.degraded(), 1);
+    state.failed(location, WORKER, CopyFailure::Gone);
+    assert_eq!((state.degraded(), state.due_workers().count()), (1, 0));
 }
 
 #[test]

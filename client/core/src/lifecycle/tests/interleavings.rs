@@ -319,14 +319,13 @@ impl Run {
                 state.sealed(location, worker, durability);
                 model.sealed(location, worker, durability);
             }
-            (Answer::Nothing, None) => {
+            (Answer::Nothing, _) => {
                 let failed = model.copies(location).into_iter().filter(|(_, copy)| copy.is_failed()).count();
                 state.missed(location, worker);
                 model.missed(location, worker);
                 let now = model.copies(location).into_iter().filter(|(_, copy)| copy.is_failed()).count();
                 assert_eq!(failed, now, "a call that came to nothing fails no copy");
             }
-            (Answer::Nothing, Some(_)) => {}
             (Answer::Failed(why), _) => {
                 state.failed(location, worker, why);
                 model.failed(location, worker, why);
@@ -495,7 +494,8 @@ fn check_copies(state: &GenerationState, model: &Model, pairs: &BTreeMap<Locatio
     for open in &all {
         let copies = model.copies(open.location);
         let good = copies.iter().filter(|(_, copy)| copy.is_good()).count();
-        degraded += usize::from(good == 1 && copies.len() == 2);
+        let missing = copies.iter().filter(|(_, copy)| copy.is_missing()).count();
+        degraded += usize::from((good, missing) == (1, 1));
         let holding = |(of, copy): &(WorkerId, Copy)| match copy {
             Copy::Failed(_) => None,
             Copy::Sealed => Some((*of, Holding::Sealed)),

@@ -73,6 +73,10 @@ impl Copy {
     pub(super) fn is_failed(self) -> bool {
         matches!(self, Self::Failed(_))
     }
+
+    pub(super) fn is_missing(self) -> bool {
+        matches!(self, Self::Missed | Self::InMemory | Self::Failed(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -383,7 +387,12 @@ impl Model {
     }
 
     pub(super) fn missed(&mut self, location: LocationId, worker: WorkerId) {
-        if (self.life(location), self.copy(location, worker)) == (Some(Life::Freezing), Some(Copy::Asked)) {
+        let waits_for = match self.life(location) {
+            Some(Life::Freezing) => Copy::Asked,
+            Some(Life::Fixed) => Copy::Held,
+            _ => return,
+        };
+        if self.copy(location, worker) == Some(waits_for) {
             self.log.push(Event::Copy(location, worker, Copy::Missed));
         }
     }
