@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use mallorn_client_core::lifecycle::{AttemptName, Current, Lifecycle, LookupError, Protection, Stage};
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, Attempt, Generation, Instance, MapId, ShuffleId};
+use mallorn_proto::id::{Application, Attempt, Generation, Instance, MapId, ShuffleId, WorkerId};
 use mallorn_proto::reason::Reason;
 use mallorn_proto::v1;
 use mallorn_runtime::clock::{self, Clock};
@@ -34,6 +34,7 @@ use mallorn_runtime::config::Check;
 use mallorn_runtime::net::Listener;
 use mallorn_runtime::random::Random;
 use mallorn_runtime::task::{self, Shutdown, Tasks};
+use mallorn_runtime::telemetry::quiet::Quiet;
 use mallorn_runtime::{grpc, net};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     workers: Workers,
     random: Random,
     clock: Clock,
+    /// Log lines that placing would repeat: by what happened, and at which worker.
+    quiet: Quiet<(&'static str, WorkerId)>,
     shutdown: Shutdown,
 }
 
@@ -130,6 +133,7 @@ impl LifecycleManager {
             workers,
             random,
             clock,
+            quiet: Quiet::default(),
             shutdown: Shutdown::new(),
         });
         let mut tasks = Tasks::new();
@@ -353,7 +357,7 @@ impl Shared {
         Ok(())
     }
 
-    fn release_in_background(self: &Arc<Self>, workers: Vec<mallorn_proto::id::WorkerId>, wire: ShuffleId) {
+    fn release_in_background(self: &Arc<Self>, workers: Vec<WorkerId>, wire: ShuffleId) {
         let shared = Arc::clone(self);
         task::spawn(async move {
             let release = shared.workers.release(&shared.application, wire, &workers);

@@ -18,6 +18,7 @@ use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::reserve_request::Copy;
 use mallorn_runtime::backoff::Backoff;
+use mallorn_runtime::telemetry::quiet::Line;
 use mallorn_runtime::{clock, task};
 
 use super::{Shared, application_of, commit};
@@ -182,9 +183,17 @@ async fn run(placing: Placing<'_>, wire: ShuffleId) {
 }
 
 impl Placing<'_> {
+    /// Whether a log line is to be written.
+    fn line(&self, what: &'static str, worker: WorkerId) -> Option<Line> {
+        self.shared.quiet.line((what, worker), clock::now())
+    }
+
     fn give_up(&self, wanted: &[LocationId], full: NoSpace) {
         let missing = full.missing;
-        tracing::warn!(event = "no_space", shuffle = self.shuffle, partitions = wanted.len(), ?missing, %full);
+        if let Some(Line { repeats }) = self.line("no_space", WorkerId::default()) {
+            let (shuffle, partitions) = (self.shuffle, wanted.len());
+            tracing::warn!(event = "no_space", shuffle, partitions, ?missing, %full, repeats);
+        }
         let mut truth = self.shared.truth.lock();
         if let Ok(state) = truth.lifecycle.generation(self.shuffle, self.generation) {
             wanted.iter().for_each(|location| state.not_placed(location.partition, full));
@@ -210,7 +219,9 @@ impl Placing<'_> {
                 return Vec::new();
             }
             Err(error) => {
-                tracing::warn!(%error, "ask the master for workers; using those known");
+                if let Some(Line { repeats }) = self.line("no_master", WorkerId::default()) {
+                    tracing::warn!(%error, repeats, "ask the master for workers; using those known");
+                }
                 return known(&shared.workers.known(), locations as usize, self.protection.copies);
             }
         };
@@ -353,7 +364,10 @@ impl Placing<'_> {
             Ok(reply) if reply.get_ref().locations.len() == locations.len() => reply.into_inner(),
             answer => {
                 let error = answer.err().map_or_else(|| "it answers for other locations".to_owned(), |e| e.to_string());
-                tracing::warn!(worker = %address.name, copy = copy.as_str_name(), %error, "reserve locations");
+                if let Some(Line { repeats }) = self.line("reserve", id) {
+                    let (worker, copy) = (&address.name, copy.as_str_name());
+                    tracing::warn!(%worker, copy, %error, repeats, "reserve locations");
+                }
                 shared.workers.exclude(id, EXCLUDE_LEAVING);
                 return vec![Reservation::Unknown; locations.len()];
             }
