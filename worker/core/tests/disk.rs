@@ -1,11 +1,8 @@
 //! The golden files: the bytes of records and segments' headers of each version that was written, which are never changed.
 //! What is written today is the newest; a file of any version that is still read says what it said.
 //!
-//! A new version gets its files by `cargo test -p mallorn-worker-core --test disk -- --ignored write_missing_files`, which
-//! leaves every file that exists as it is.
-
-use std::io::Write;
-use std::path::PathBuf;
+//! A core writes no files: a new version gets its own from what `cargo test -p mallorn-worker-core --test disk -- --ignored
+//! --nocapture show_bytes` shows, through `xxd -r -p`.
 
 use mallorn_proto::id::{Application, Epoch, Instance, Partition, SealId, ShuffleId, WorkerId};
 use mallorn_worker_core::handover::Origins;
@@ -70,15 +67,15 @@ fn segment() -> Vec<u8> {
     record::segment_header(header().application.instance, header().shuffle, SEGMENT)
 }
 
-fn path(version: u16, name: &str) -> PathBuf {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/disk");
-    PathBuf::from(root).join(format!("v{version}")).join(name).with_extension("bin")
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test reads the files beside it, not a worker's disk")]
 fn read(version: u16, name: &str) -> Vec<u8> {
-    let path = path(version, name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let bytes: &[u8] = match (version, name) {
+        (1, "records") => include_bytes!("golden/disk/v1/records.bin"),
+        (1, "segment") => include_bytes!("golden/disk/v1/segment.bin"),
+        (2, "records") => include_bytes!("golden/disk/v2/records.bin"),
+        (2, "segment") => include_bytes!("golden/disk/v2/segment.bin"),
+        _ => panic!("version {version} has no golden file of {name}"),
+    };
+    bytes.to_vec()
 }
 
 /// Whoever changes the form changes its version.
@@ -130,13 +127,10 @@ fn a_torn_file_of_the_version_before_is_upgraded_up_to_where_it_is_torn() {
 }
 
 #[test]
-#[ignore = "writes the files of a new version"]
-fn write_missing_files() {
+#[ignore = "shows the bytes of a new version's files"]
+fn show_bytes() {
     for (name, bytes) in [("records", records()), ("segment", segment())] {
-        let path = path(VERSION, name);
-        match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(mut file) => file.write_all(&bytes).unwrap(),
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{}", path.display()),
-        }
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("{name}: {hex}");
     }
 }
