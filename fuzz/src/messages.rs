@@ -8,6 +8,7 @@ use mallorn_proto::message::{
     PushReply, Replicate, ReplicatedPart, Welcome,
 };
 use mallorn_proto::status::{self, Status};
+use mallorn_proto::version;
 
 use crate::allocations::within;
 use crate::feed::Feed;
@@ -41,8 +42,16 @@ fn codes(number: u8) {
 
 fn decode(kind: Kind, header: &[u8], body_length: usize) {
     match kind {
-        Kind::Hello => same(header, Hello::decode, |hello, out| hello.encode(out).expect("what was read is in bounds")),
-        Kind::Welcome => same(header, Welcome::decode, |welcome, out| welcome.encode(out)),
+        Kind::Hello => {
+            let known = Hello::decode(header).map(|hello| hello.newest <= version::CURRENT);
+            let write = |hello: &Hello, out: &mut Vec<u8>| hello.encode(out).expect("what was read is in bounds");
+            if known == Ok(false) { begins(header, Hello::decode, write) } else { same(header, Hello::decode, write) }
+        }
+        Kind::Welcome => {
+            let known = Welcome::decode(header).map(|welcome| welcome.version <= version::CURRENT);
+            let write = |welcome: &Welcome, out: &mut Vec<u8>| welcome.encode(out);
+            if known == Ok(false) { begins(header, Welcome::decode, write) } else { same(header, Welcome::decode, write) }
+        }
         Kind::Push => same(header, Push::decode, |push, out| push.encode(out)),
         Kind::PushMerged => merged(header, body_length),
         Kind::Replicate => replicated(header, body_length),
@@ -69,6 +78,19 @@ fn same<T: Debug + PartialEq>(
     encode(&message, &mut written);
     assert_eq!(written, header, "{message:?} is written as other bytes than it was read from");
     only_whole(header, |header| decode(header).is_ok());
+}
+
+/// Of a newer version only what follows the fields that are known is ignored.
+fn begins<T: Debug + PartialEq>(
+    header: &[u8],
+    decode: fn(&[u8]) -> Result<T, MessageError>,
+    encode: impl Fn(&T, &mut Vec<u8>),
+) {
+    let message = decode(header).expect("it was read once");
+    let mut written = Vec::with_capacity(header.len());
+    encode(&message, &mut written);
+    assert!(header.starts_with(&written), "{message:?} is written as other bytes than it was read from");
+    assert!(decode(&written).as_ref() == Ok(&message), "what is ignored says nothing");
 }
 
 fn only_whole(header: &[u8], accepts: impl Fn(&[u8]) -> bool) {

@@ -14,6 +14,7 @@ use mallorn_proto::id::Application;
 use mallorn_proto::message::{CloseStream, Failure, Fetch, Fetched, Kind, Open, Opened};
 use mallorn_proto::status::Status;
 use mallorn_runtime::connection::{Inbound, Incoming, Outbound};
+use mallorn_runtime::disk::{Trouble, trouble};
 use mallorn_runtime::task::{self, Shutdown};
 use mallorn_worker_core::fetch::{Cursor, DiskPlan, FetchError, MapRange, OpenError, Planned};
 use mallorn_worker_core::memory::Pool;
@@ -156,6 +157,8 @@ impl RequestError {
             Self::TooManyStreams
             | Self::NoMemory
             | Self::Disk(DiskError::NoMemory | DiskError::Hangs | DiskError::Ended) => Status::Busy,
+            // The data is not to blame, so a reader that asks again is served.
+            Self::Disk(DiskError::Read { error }) if trouble(error) == Trouble::Process => Status::Busy,
             Self::Disk(DiskError::Folder { .. } | DiskError::Read { .. } | DiskError::List) => Status::BadChecksum,
         }
     }
@@ -306,4 +309,23 @@ struct Batches {
 fn fail(outbound: &mut Outbound, request: u64, error: &RequestError) {
     let failure = Failure { request, status: error.status(), text: error.to_string() };
     outbound.push(Kind::Failure as u8, |header| failure.encode(header));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_out_of_descriptors_or_memory_is_busy_and_its_data_not_broken() {
+        let status = |error: Error| RequestError::Disk(error.into()).status();
+        let (too_many_in_process, too_many_in_system) = (Error::from_raw_os_error(24), Error::from_raw_os_error(23));
+        for error in [too_many_in_process, too_many_in_system, ErrorKind::OutOfMemory.into()] {
+            assert_eq!(status(error), Status::Busy);
+        }
+        for error in [Error::from_raw_os_error(5), ErrorKind::UnexpectedEof.into(), ErrorKind::NotFound.into()] {
+            assert_eq!(status(error), Status::BadChecksum);
+        }
+    }
 }

@@ -3,15 +3,18 @@
 //! Owns reading the folders before anything is served. What is whole is registered as it was, frozen or sealed; everything
 //! else is reported lost by name and its files removed. Nothing torn is ever served as a short partition. Does not own the
 //! form of records (`mallorn_worker_core::record`).
+//!
+//! Records of the version before ours are written anew in ours before anything else is done with them, so no file mixes two.
+//! What a newer version wrote is left as it is: a worker that is rolled back starts without it, and writes beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::durability::Durability;
-use mallorn_proto::id::{Application, LocationId, ShuffleId};
+use mallorn_proto::id::{Application, Instance, LocationId, ShuffleId};
 use mallorn_runtime::disk::{Disk, File, FileError, OpenHow};
 use mallorn_sabotage::{self as sabotage, Sabotage};
 use mallorn_worker_core::handover::Origins;
@@ -35,14 +38,6 @@ const CHECK_BYTES: usize = 1024 * 1024;
 /// Why a worker does not start with what it finds.
 #[derive(Debug, thiserror::Error)]
 pub enum RestartError {
-    /// A file is of a newer version.
-    #[error("{path}: {source}")]
-    Form {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        source: FormError,
-    },
     /// A folder can't be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -66,6 +61,7 @@ pub(crate) struct Restarted {
 /// A shuffle as one folder tells it.
 struct Found {
     folder: usize,
+    path: PathBuf,
     header: Header,
     records_bytes: u64,
     /// Those that are ours and whole at their beginning, with their lengths.
@@ -73,6 +69,15 @@ struct Found {
     /// The highest number of any.
     last_segment: Option<u32>,
     locations: BTreeMap<Name, Option<Said>>,
+}
+
+/// What becomes of a shuffle's folder.
+enum Read {
+    Found(Found),
+    /// It says nothing any more.
+    Lost,
+    /// It is whole, for all that is known, and not for this worker.
+    Left,
 }
 
 /// A location that is restored if its extents are whole.
@@ -114,35 +119,79 @@ pub(crate) fn restart(store: &Store) -> Result<Restarted, RestartError> {
 /// What is in a folder; what is not ours, or says nothing any more, is removed.
 fn read_folder(folder: &Folder, ids: &[u64]) -> Result<Vec<Found>, RestartError> {
     let shuffles = folder.shuffles_path();
-    let mut all = Vec::new();
-    for entry in folder.disk.list(&shuffles)? {
+    let entries = folder.disk.list(&shuffles)?;
+    let mut all: BTreeMap<ShuffleKey, (Option<u32>, Found)> = BTreeMap::new();
+    for entry in &entries {
         let path = shuffles.join(&entry.name);
         match read_shuffle(folder, &path, ids)? {
-            Some(found) => all.push(found),
-            None if entry.is_folder => remove(&folder.disk, &path),
-            None => {}
+            Read::Found(found) => {
+                let key = (found.header.application.instance, found.header.shuffle);
+                let number = place_of(&entry.name).filter(|(of, _)| *of == key).map(|(_, number)| number);
+                let new = (number, found);
+                let (kept, over) = match all.remove(&key) {
+                    Some(known) if known.0 > new.0 => (known, Some(new)),
+                    known => (new, known),
+                };
+                all.insert(key, kept);
+                // Files went beside these when what they say was told lost; or somebody has copied a folder.
+                if let Some((_, Found { path, .. })) = over {
+                    tracing::warn!(event = "records_lost", path = %path.display(), "another folder says what became of the shuffle");
+                    remove(&folder.disk, &path);
+                }
+            }
+            Read::Lost if entry.is_folder => remove(&folder.disk, &path),
+            Read::Lost => {}
+            Read::Left => {
+                let Some((key, _)) = place_of(&entry.name) else { continue };
+                let taken = entries.iter().filter_map(|entry| place_of(&entry.name));
+                let last = taken.filter(|(of, _)| *of == key).map(|(_, number)| number).max().unwrap_or_default();
+                folder.go_beside(key, folder.shuffle_path(key).with_extension((last + 1).to_string()));
+            }
         }
     }
-    Ok(all)
+    Ok(all.into_values().map(|(_, found)| found).collect())
 }
 
-fn read_shuffle(folder: &Folder, path: &Path, ids: &[u64]) -> Result<Option<Found>, RestartError> {
+/// Whose place a folder of this name is, and which of them: 0 is the usual one, the others lie beside it.
+fn place_of(name: &str) -> Option<(ShuffleKey, u32)> {
+    let (shuffle, number) =
+        name.split_once('.').map_or(Some((name, 0)), |(shuffle, number)| Some((shuffle, number.parse().ok()?)))?;
+    let (instance, shuffle) = shuffle.split_once('-')?;
+    let instance = Instance(u64::from_str_radix(instance, 16).ok()?);
+    Some(((instance, ShuffleId(shuffle.parse().ok()?)), number))
+}
+
+fn read_shuffle(folder: &Folder, path: &Path, ids: &[u64]) -> Result<Read, RestartError> {
     let records = records_path(path);
-    let bytes = match folder.disk.read(&records, RECORDS_BYTES_MAX) {
+    let mut bytes = match folder.disk.read(&records, RECORDS_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::warn!(event = "records_lost", path = %path.display(), %error, "a shuffle without records is lost");
-            return Ok(None);
+            return Ok(Read::Lost);
         }
     };
+    if let Some(upgraded) = record::upgraded(&bytes) {
+        if let Err(error) = folder.disk.replace(&records, &upgraded) {
+            tracing::warn!(
+                event = "shuffle_left", path = %path.display(), %error,
+                "records of an older version are not upgraded, and their locations are lost: make room, then start again"
+            );
+            return Ok(Read::Left);
+        }
+        bytes = upgraded;
+    }
     let (header, rest) = match record::get_header(&bytes) {
         Ok(found) => found,
-        Err(source @ FormError::Version { .. }) => {
-            return Err(RestartError::Form { path: records.display().to_string(), source });
+        Err(error @ FormError::Version { .. }) => {
+            tracing::warn!(
+                event = "shuffle_left", path = %path.display(), %error,
+                "what is there is lost to this worker: start one of that version, or remove the folder"
+            );
+            return Ok(Read::Left);
         }
         Err(error) => {
             tracing::warn!(event = "records_lost", path = %path.display(), %error, "a shuffle without records is lost");
-            return Ok(None);
+            return Ok(Read::Lost);
         }
     };
     let (said, torn) = record::records(rest, ids);
@@ -155,8 +204,8 @@ fn read_shuffle(folder: &Folder, path: &Path, ids: &[u64]) -> Result<Option<Foun
     }
     let (segments, last_segment) = read_segments(folder, path, &header)?;
     let records_bytes = (bytes.len() - torn) as u64;
-    let folder = usize::from(folder.index);
-    Ok(Some(Found { folder, header, records_bytes, segments, last_segment, locations }))
+    let (folder, path) = (usize::from(folder.index), path.to_owned());
+    Ok(Read::Found(Found { folder, path, header, records_bytes, segments, last_segment, locations }))
 }
 
 /// The segments that are ours, with their lengths, and the highest number of any.
@@ -172,9 +221,6 @@ fn read_segments(
         let file = path.join(&entry.name);
         match check_segment(&folder.disk, &file, header, number) {
             Ok(Ok(())) => drop(segments.insert(number, entry.bytes)),
-            Ok(Err(source @ FormError::Version { .. })) => {
-                return Err(RestartError::Form { path: file.display().to_string(), source });
-            }
             Ok(Err(error)) => tracing::warn!(event = "segment_lost", path = %file.display(), %error),
             Err(error) => tracing::warn!(event = "segment_lost", path = %file.display(), %error),
         }
@@ -285,12 +331,11 @@ fn extent_is_whole(folder: &Folder, found: &Found, extent: &Extent, is_doubtful:
     }
     let length = found.segments.get(&extent.place.segment);
     let is_long_enough = length.zip(extent.disk_end()).is_some_and(|(length, end)| end <= *length);
-    let key = (found.header.application.instance, found.header.shuffle);
-    is_long_enough && (!is_doubtful || matches!(check_extent(folder, key, extent), Ok(true)))
+    is_long_enough && (!is_doubtful || matches!(check_extent(folder, &found.path, extent), Ok(true)))
 }
 
-fn check_extent(folder: &Folder, key: ShuffleKey, extent: &Extent) -> io::Result<bool> {
-    let file = folder.disk.open(&segment_path(&folder.shuffle_path(key), extent.place.segment), OpenHow::Read)?;
+fn check_extent(folder: &Folder, shuffle: &Path, extent: &Extent) -> io::Result<bool> {
+    let file = folder.disk.open(&segment_path(shuffle, extent.place.segment), OpenHow::Read)?;
     let batches = checksum(&file, extent.place.position, extent.stored as usize)?;
     let list = checksum(&file, extent.list_at(), extent.list_bytes())?;
     Ok((batches, list) == (extent.crc, extent.list_crc))
@@ -371,13 +416,12 @@ fn keep_files(
     used: &BTreeSet<usize>,
 ) {
     let shuffle: ShuffleId = found.header.shuffle;
-    let key = (application.instance, shuffle);
     if !used.contains(&found.folder) {
-        remove(&folder.disk, &folder.shuffle_path(key));
+        remove(&folder.disk, &found.path);
         return;
     }
     let files = ShuffleFiles::new(&folder.shuffles_path(), Arc::clone(application), shuffle, found.header.boot);
-    folder.found(files.found(found.records_bytes, next_segment));
+    folder.found(files.at(found.path).found(found.records_bytes, next_segment));
 }
 
 fn remove(disk: &Disk, path: &Path) {

@@ -304,6 +304,9 @@ impl Server {
                 return;
             }
             HelloError::Ended(Ended::Inbound(InboundError::Frame(_))) => (Refusal::NotFrames, None),
+            HelloError::Ended(Ended::Message(MessageError::Versions { .. } | MessageError::NewerRole { .. })) => {
+                (Refusal::WrongHello, Some(Status::UnsupportedVersion))
+            }
             HelloError::Ended(_) => (Refusal::NotFrames, Some(Status::Malformed)),
             HelloError::TooSlow => (Refusal::NoHello, None),
             HelloError::NoHello { .. } => (Refusal::NoHello, Some(Status::Malformed)),

@@ -7,10 +7,11 @@ use harness::{CLUSTER, Node, PATIENCE, batch, config, location, surroundings};
 use mallorn_proto::frame::Prefix;
 use mallorn_proto::id::{Handle, Incarnation, WorkerId};
 use mallorn_proto::limits::{BODY_BYTES_DEFAULT, PAGE_LOCATIONS_MAX};
-use mallorn_proto::message::{Fetch, Hello, Kind, Role};
+use mallorn_proto::message::{Fetch, Hello, Kind, Role, Welcome};
 use mallorn_proto::status::{Status, from_grpc};
 use mallorn_proto::v1;
 use mallorn_proto::v1::worker_client::WorkerClient;
+use mallorn_proto::version;
 use mallorn_runtime::{clock, grpc};
 use mallorn_worker::{StartError, WorkerConfig, start};
 
@@ -39,6 +40,33 @@ async fn garbage_http_and_two_gib_are_no_protocol() {
     is_undisturbed(&node).await;
     node.release(0, u32::MAX).await;
     node.rests().await;
+}
+
+#[tokio::test]
+async fn a_hello_of_the_next_version_is_welcomed_in_ours_or_refused_by_version() {
+    let node = Node::start(config()).await;
+    let next = version::CURRENT + 1;
+    let mut hello = Vec::new();
+    Hello { newest: next, ..node.hello(Role::Push) }.encode(&mut hello).unwrap();
+    hello.extend_from_slice(&[7; 8]);
+    let mut peer = node.connect().await;
+    peer.send(Kind::Hello, &hello, &[]).await;
+    let answer = peer.receive().await.unwrap();
+    assert_eq!(answer.kind, Kind::Welcome);
+    assert_eq!(Welcome::decode(&answer.header).unwrap().version, version::CURRENT);
+
+    let mut new_role = hello.clone();
+    new_role[4] = 9;
+    let only_newer = [next.to_be_bytes(), (next + 1).to_be_bytes()].concat();
+    let both = format!("{next} to {}, this side {} to {}", next + 1, version::OLDEST, version::CURRENT);
+    for (hello, text) in [(new_role, "role 9"), (only_newer, both.as_str())] {
+        let mut peer = node.connect().await;
+        peer.send(Kind::Hello, &hello, &[]).await;
+        let failure = peer.last_words().await;
+        assert_eq!(failure.status, Status::UnsupportedVersion);
+        assert!(failure.text.contains(text), "{}", failure.text);
+    }
+    assert_eq!(refused(&node, "wrong_hello"), 2.0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod harness;
 use std::path::{Path, PathBuf};
 
 use harness::{Node, PATIENCE, Peer, SEAL, batch, config, location};
+use mallorn_proto::checksum::Crc32c;
 use mallorn_proto::durability::Durability;
 use mallorn_proto::id::{Handle, LocationId};
 use mallorn_proto::message::Role;
@@ -16,6 +17,7 @@ use mallorn_runtime::clock;
 use mallorn_runtime::config::ByteSize;
 use mallorn_runtime::disk::{Disk, OpenHow};
 use mallorn_worker::{FolderError, StartError, WorkerConfig};
+use mallorn_worker_core::record::{self, VERSION};
 use mallorn_worker_core::spill::extent::ENTRY_BYTES;
 use mallorn_worker_core::spill::segment::BLOCK_BYTES;
 
@@ -249,31 +251,159 @@ async fn a_segment_that_is_lost_is_never_taken_for_one_written_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_workers_on_one_folder_and_files_of_a_newer_version_are_refused() {
+async fn two_workers_on_one_folder_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let paths = folders(root.path(), &["a"]);
-    let node = start(&paths, Durability::Written).await;
+    let _node = start(&paths, Durability::Written).await;
     let error = mallorn_worker::start(on_disk(&paths), harness::surroundings()).await.unwrap_err();
     assert!(error.to_string().contains("is in use by another worker"), "{error}");
-    let id = location(1, 0);
-    let handle = node.reserve(id).await;
-    push(&mut node.open(Role::Push).await, handle, &numbered(id, 0, 50_000)).await;
-    node.commit(id).await;
-    drop(node);
-    let disk = Disk::real();
-    let shuffle = disk.list(&paths[0].join("shuffles")).unwrap().remove(0).name;
-    let file = disk.open(&paths[0].join("shuffles").join(shuffle).join("records"), OpenHow::Write).unwrap();
-    file.write_at(&[&[9]], 8).unwrap();
-    let refused = async {
-        loop {
-            match mallorn_worker::start(on_disk(&paths), harness::surroundings()).await.unwrap_err() {
-                StartError::Folder(FolderError::InUse { .. }) => tokio::task::yield_now().await,
-                error => return error.to_string(),
-            }
+}
+
+/// Has a worker seal a batch in each of these locations, and end.
+async fn seal_each(paths: &[PathBuf], ids: &[LocationId]) {
+    let node = start(paths, Durability::Written).await;
+    let mut pusher = node.open(Role::Push).await;
+    for id in ids {
+        let handle = node.reserve(*id).await;
+        push(&mut pusher, handle, &numbered(*id, 0, 50_000)).await;
+        node.commit(*id).await;
+    }
+}
+
+/// The folder of a shuffle, by the end of its name.
+fn shuffle_folder(path: &Path, end: &str) -> PathBuf {
+    let shuffles = path.join("shuffles");
+    let entries = Disk::real().list(&shuffles).unwrap();
+    shuffles.join(&entries.into_iter().find(|entry| entry.name.ends_with(end)).unwrap().name)
+}
+
+fn set_version(file: &Path, version: u8) {
+    Disk::real().open(file, OpenHow::Write).unwrap().write_at(&[&[version]], 8).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_wrote_is_left_alone_and_written_beside() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = folders(root.path(), &["a"]);
+    let (newer, other, later) = (location(1, 0), location(2, 0), location(1, 1));
+    seal_each(&paths, &[newer, other]).await;
+    let folder = shuffle_folder(&paths[0], "-1");
+    let (records, segment) = (folder.join("records"), folder.join("segment-000000"));
+    set_version(&records, 9);
+    let content = |file| Disk::real().read(file, 1 << 30).unwrap();
+    let before = [content(&records), content(&segment)];
+    // The same shuffle goes on at this worker, and must not be written over what is there.
+    for round in 0..2 {
+        let node = start(&paths, Durability::Written).await;
+        assert_eq!(node.freeze(newer).await, None, "it is lost to this worker");
+        assert_reads(&node, other, &[numbered(other, 0, 50_000)]).await;
+        if round == 0 {
+            let handle = node.reserve(later).await;
+            push(&mut node.open(Role::Push).await, handle, &numbered(later, 0, 50_000)).await;
+            node.commit(later).await;
         }
+        assert_reads(&node, later, &[numbered(later, 0, 50_000)]).await;
+        drop(node);
+        assert_eq!([content(&records), content(&segment)], before, "round {round}");
+    }
+    // A worker that reads both keeps what was written last: the other was told lost.
+    set_version(&records, VERSION as u8);
+    let node = start(&paths, Durability::Written).await;
+    assert_eq!(node.freeze(newer).await, None);
+    for id in [other, later] {
+        assert_reads(&node, id, &[numbered(id, 0, 50_000)]).await;
+    }
+    assert!(Disk::real().list(&folder).is_err(), "it is removed");
+    node.release(0, u32::MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_whose_version_was_flipped_loses_its_locations_and_stops_no_start() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = folders(root.path(), &["a"]);
+    let (flipped, other) = (location(1, 0), location(2, 0));
+    seal_each(&paths, &[flipped, other]).await;
+    set_version(&shuffle_folder(&paths[0], "-1").join("segment-000000"), VERSION as u8 ^ 0x40);
+    let node = start(&paths, Durability::Written).await;
+    assert_eq!(node.freeze(flipped).await, None);
+    assert_reads(&node, other, &[numbered(other, 0, 50_000)]).await;
+    assert_eq!(node.metric("mallorn_worker_lost_locations_total", ""), 1.0);
+}
+
+/// Writes a file of records as version 1 did: where version 2 has a list of earlier workers, it has one id.
+fn write_as_version_1(file: &Path) {
+    let bytes = Disk::real().read(file, 1 << 30).unwrap();
+    let (_, rest) = record::get_header(&bytes).unwrap();
+    let (mut old, mut rest) = (bytes[..bytes.len() - rest.len()].to_vec(), rest);
+    let crc_of = |bytes: &[u8]| {
+        let mut crc = Crc32c::new();
+        crc.update(bytes);
+        crc.value().to_le_bytes()
     };
-    let error = clock::timeout(PATIENCE, refused).await.expect("the folder is let go");
-    assert!(error.contains("it has version 9"), "{error}");
+    old[8] = 1;
+    let crc_at = old.len() - 4;
+    let crc = crc_of(&old[..crc_at]);
+    old[crc_at..].copy_from_slice(&crc);
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (body, after) = after[4..].split_at(u32::from_le_bytes(*length) as usize);
+        let mut body = body.to_vec();
+        if [2, 3].contains(&body[0]) {
+            assert_eq!(body[10], 0, "it was taken over from nobody");
+            body.splice(10..11, [0; 16]);
+        }
+        old.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        old.extend_from_slice(&crc_of(&body));
+        old.extend_from_slice(&body);
+        rest = after;
+    }
+    Disk::real().replace(file, &old).unwrap();
+}
+
+/// A segment's header is 64 bytes, with its checksum at the end.
+fn segment_as_version_1(file: &Path) {
+    let file = Disk::real().open(file, OpenHow::Write).unwrap();
+    let mut header = [0; 64];
+    file.read_at(&mut header, 0).unwrap();
+    header[8] = 1;
+    let mut crc = Crc32c::new();
+    crc.update(&header[..60]);
+    header[60..].copy_from_slice(&crc.value().to_le_bytes());
+    file.write_at(&[&header], 0).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_version_before_wrote_is_served_and_goes_on_in_ours() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = folders(root.path(), &["a"]);
+    let (sealed, frozen, later) = (location(1, 0), location(1, 1), location(1, 2));
+    let node = start(&paths, Durability::Written).await;
+    let mut pusher = node.open(Role::Push).await;
+    for id in [sealed, frozen] {
+        let handle = node.reserve(id).await;
+        push(&mut pusher, handle, &numbered(id, 0, 50_000)).await;
+    }
+    node.commit(sealed).await;
+    drop(pusher);
+    // What is open is frozen by the worker's end.
+    node.stop().await;
+    let folder = shuffle_folder(&paths[0], "-1");
+    write_as_version_1(&folder.join("records"));
+    segment_as_version_1(&folder.join("segment-000000"));
+    for round in 0..2 {
+        let node = start(&paths, Durability::Written).await;
+        let records = Disk::real().read(&folder.join("records"), 1 << 30).unwrap();
+        assert!(record::get_header(&records).is_ok(), "nothing is appended to the old form");
+        assert_reads(&node, sealed, &[numbered(sealed, 0, 50_000)]).await;
+        if round == 0 {
+            node.commit(frozen).await;
+            let handle = node.reserve(later).await;
+            push(&mut node.open(Role::Push).await, handle, &numbered(later, 0, 50_000)).await;
+            node.commit(later).await;
+        }
+        for id in [frozen, later] {
+            assert_reads(&node, id, &[numbered(id, 0, 50_000)]).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -42,9 +42,9 @@ pub(super) async fn register(
 
 /// Renews until shutdown. The lease ends at the master alone; while the master is away everything carries on.
 pub(super) async fn keep(shared: Arc<Shared>, lease: Duration) {
-    let mut pause = lease / 3;
+    let (mut pause, mut from) = (lease / 3, 0);
     while shared.shutdown.or(clock::sleep(shared.random.jitter(pause).max(RENEW_PAUSE_MIN))).await.is_some() {
-        pause = match renew(&shared).await {
+        pause = match renew(&shared, &mut from).await {
             Ok(lease_ms) => Duration::from_millis(lease_ms) / 3,
             Err(error) if from_grpc(&error) == Status::Fenced => {
                 shared.truth.lock().fenced = true;
@@ -60,16 +60,18 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Duration) {
     }
 }
 
-async fn renew(shared: &Shared) -> Result<u64, tonic::Status> {
-    let released = {
+/// Renews, and tells what was released: where that is more than one call takes, what follows `from`, which then moves on.
+async fn renew(shared: &Shared, from: &mut u32) -> Result<u64, tonic::Status> {
+    let (released, next) = {
         let truth = shared.truth.lock();
-        // Ranges over the limit are told when these have merged or gone.
-        let runs = truth.lifecycle.released_wire().runs();
-        runs.iter().take(PAGE_LOCATIONS_MAX).cloned().map(Into::into).collect()
+        let (runs, next) = truth.lifecycle.released_wire_from(*from, PAGE_LOCATIONS_MAX);
+        (runs.iter().cloned().map(Into::into).collect(), next)
     };
     let cluster = shared.workers.cluster.clone();
     let request = v1::RenewApplicationRequest { cluster, application: application_of(shared), released };
-    Ok(shared.workers.master().renew_application(request).await?.into_inner().lease_ms)
+    let lease_ms = shared.workers.master().renew_application(request).await?.into_inner().lease_ms;
+    *from = next;
+    Ok(lease_ms)
 }
 
 pub(super) async fn end(shared: &Shared) -> Result<(), LifecycleError> {

@@ -120,7 +120,7 @@ impl LifecycleManager {
         let registered = lease::register(&workers, &application).await?;
         tracing::info!(event = "application_registered", %application, %address);
 
-        let lifecycle = Lifecycle::new(config.attempt_lease.0);
+        let lifecycle = Lifecycle::new(config.attempt_lease.0, clock.now());
         let (placing, committing, resting) = (BTreeSet::new(), commit::Commits::new(), BTreeSet::new());
         let truth = Truth { lifecycle, placing, committing, resting, fenced: false };
         let shared = Arc::new(Shared {

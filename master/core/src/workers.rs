@@ -12,6 +12,9 @@ use std::time::Duration;
 use mallorn_proto::id::{Incarnation, WorkerId};
 use mallorn_proto::limits::WORKERS_MAX;
 
+/// Incarnations before the present one that are remembered of a worker.
+const REPLACED_MAX: usize = 8;
+
 /// Where a worker is reached, and its name for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Address {
@@ -126,8 +129,9 @@ pub struct Worker {
     pub disks: Vec<Disk>,
     /// Where it stands.
     pub state: WorkerState,
-    /// The incarnation before this one: a call of it that was long under way must not bring it back.
-    replaced: Option<Incarnation>,
+    /// The incarnations before this one, the latest first, at most [`REPLACED_MAX`]: a call of one that was long under way
+    /// must not bring it back.
+    replaced: Vec<Incarnation>,
     /// When its lease was last renewed.
     renewed_at: Duration,
     /// Its turn in load-aware placement: what it was given so far, each location weighed by the memory then free.
@@ -197,7 +201,7 @@ pub(crate) struct Workers {
 impl Worker {
     /// What a registration with this incarnation is to the worker known; `None` when that incarnation is over.
     fn registers(&self, incarnation: Incarnation) -> Option<Registered> {
-        if self.replaced == Some(incarnation) {
+        if self.replaced.contains(&incarnation) {
             return None;
         }
         let is_same = self.incarnation == incarnation;
@@ -231,13 +235,17 @@ impl Workers {
         let (registered, replaced, turn, led) = match self.workers.get(&id) {
             None => {
                 self.make_room()?;
-                (Registered::New, None, 0, 0)
+                (Registered::New, Vec::new(), 0, 0)
             }
             Some(known) => {
                 let over = RegisterWorkerError::IncarnationOver { worker: id, incarnation };
                 let registered = known.registers(incarnation).ok_or(over)?;
                 let is_repeated = registered == Registered::Repeated;
-                let replaced = if is_repeated { known.replaced } else { Some(known.incarnation) };
+                let mut replaced = known.replaced.clone();
+                if !is_repeated {
+                    replaced.insert(0, known.incarnation);
+                    replaced.truncate(REPLACED_MAX);
+                }
                 (registered, replaced, known.turn, known.led)
             }
         };
@@ -390,6 +398,28 @@ mod tests {
         assert_eq!(workers.register(at(2), registration(1, 8, "a")), Ok(Registered::Repeated));
         assert_eq!(heartbeat(&mut workers, at(2), 1, 7), Renewal::RegisterAgain);
         assert!(workers.register(at(2), registration(1, 7, "a")).is_err());
+    }
+
+    #[test]
+    fn a_call_of_any_of_the_last_incarnations_is_over() {
+        let mut workers = Workers::default();
+        for incarnation in [7, 8, 9] {
+            workers.register(at(0), registration(1, incarnation, "a")).unwrap();
+        }
+        let over = |incarnation| RegisterWorkerError::IncarnationOver {
+            worker: WorkerId(1),
+            incarnation: Incarnation(incarnation),
+        };
+        for incarnation in [7, 8] {
+            assert_eq!(workers.register(at(1), registration(1, incarnation, "a")), Err(over(incarnation)));
+        }
+        assert_eq!(workers.register(at(1), registration(1, 9, "a")), Ok(Registered::Repeated));
+        let last = 9 + REPLACED_MAX as u64;
+        for incarnation in 10..=last {
+            workers.register(at(2), registration(1, incarnation, "a")).unwrap();
+        }
+        assert_eq!(workers.register(at(3), registration(1, 9, "a")), Err(over(9)));
+        assert_eq!(workers.workers[&WorkerId(1)].replaced.len(), REPLACED_MAX, "what is remembered is bounded");
     }
 
     #[test]

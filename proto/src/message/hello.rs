@@ -1,4 +1,7 @@
 //! The first frames of a connection: who calls, and what was agreed.
+//!
+//! A hello is read before a version is agreed on: `oldest` and `newest` stay its first fields, those that are here stay as
+//! they are, and a later version puts new ones at the end, where this one ignores them.
 
 use bytes::{Buf, BufMut};
 
@@ -6,6 +9,7 @@ use super::MessageError;
 use super::field::{finished, get_bytes, get_text, need, put_bytes, within};
 use crate::id::{Application, Incarnation, Instance, WorkerId};
 use crate::limits;
+use crate::version;
 
 /// What a connection is for: each kind of traffic has connections of its own, so that a paused push never stops a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,18 +77,28 @@ impl Hello {
         Ok(())
     }
 
-    /// Reads the header.
+    /// Reads the header. Of a caller that also speaks a version newer than ours, what follows the fields is ignored.
     ///
     /// # Errors
-    /// `Short`, `Trailing`, `TooLong`, `Text` or `Value`.
+    /// `Short`, `Trailing`, `TooLong`, `Text` or `Value`; `Versions` or `NewerRole` where the reason is that the caller is
+    /// of another version.
     pub fn decode(mut header: &[u8]) -> Result<Self, MessageError> {
         let from = &mut header;
-        need(from, 37)?;
+        need(from, 4)?;
         let (oldest, newest) = (from.get_u16(), from.get_u16());
+        match Self::after_versions(from, oldest, newest) {
+            Err(_) if version::agree(oldest, newest).is_none() => Err(MessageError::Versions { oldest, newest }),
+            read => read,
+        }
+    }
+
+    fn after_versions(from: &mut &[u8], oldest: u16, newest: u16) -> Result<Self, MessageError> {
+        need(from, 33)?;
         let role = match from.get_u8() {
             0 => Role::Push,
             1 => Role::Fetch,
             2 => Role::Replicate,
+            role if newest > version::CURRENT => return Err(MessageError::NewerRole { role, newest }),
             value => return Err(MessageError::Value { field: "role", value: u64::from(value) }),
         };
         let worker = WorkerId(from.get_u128());
@@ -93,7 +107,9 @@ impl Hello {
         let cluster = get_text(from, "cluster", limits::CLUSTER_BYTES_MAX)?;
         let name = get_text(from, "application", limits::APPLICATION_BYTES_MAX)?;
         let credential = get_bytes(from, "credential", limits::CREDENTIAL_BYTES_MAX)?.to_vec();
-        finished(from)?;
+        if newest <= version::CURRENT {
+            finished(from)?;
+        }
         let application = Application { name, instance };
         Ok(Self { oldest, newest, role, worker, incarnation, application, cluster, credential })
     }
@@ -118,7 +134,8 @@ impl Welcome {
         out.put_u64(self.incarnation.0);
     }
 
-    /// Reads the header.
+    /// Reads the header. In a version newer than ours, what follows the fields is ignored: the caller, who did not offer
+    /// that version, refuses it by its name.
     ///
     /// # Errors
     /// `Short`, `Trailing`, or `Value` for a body limit that no configuration may allow.
@@ -127,7 +144,9 @@ impl Welcome {
         need(from, 14)?;
         let welcome =
             Self { version: from.get_u16(), body_limit: from.get_u32(), incarnation: Incarnation(from.get_u64()) };
-        finished(from)?;
+        if welcome.version <= version::CURRENT {
+            finished(from)?;
+        }
         if welcome.body_limit as usize > limits::BODY_BYTES_MAX {
             return Err(MessageError::Value { field: "body limit", value: u64::from(welcome.body_limit) });
         }

@@ -17,6 +17,8 @@
 //! | 74 | Failure | status u8, text str | |
 //! | 75 | Replicate | count u16, count x (handle u64, offset u64, length u32) | the batches, in that order |
 //!
+//! New fields of `Hello` and `Welcome` go to the end: a peer of the version before ignores them.
+//!
 //! `str` is a u16 length and that many bytes of UTF-8 (the credential: any bytes).
 
 mod hello;
@@ -26,6 +28,8 @@ mod fetch;
 mod failure;
 
 mod field;
+
+use crate::version;
 
 pub use self::failure::Failure;
 pub use self::fetch::{CloseStream, Fetch, Fetched, Open, Opened};
@@ -123,6 +127,29 @@ pub enum MessageError {
     Text {
         /// The field.
         field: &'static str,
+    },
+    /// A caller with whom no version is in common, and whose hello is not as ours.
+    #[error(
+        "the caller speaks protocol versions {oldest} to {newest}, this side {} to {}: run builds that have one in common",
+        version::OLDEST,
+        version::CURRENT
+    )]
+    Versions {
+        /// The oldest version that the caller speaks.
+        oldest: u16,
+        /// The newest.
+        newest: u16,
+    },
+    /// A caller of a newer version wants what this one does not know.
+    #[error(
+        "role {role} is not known: the caller speaks protocol version {newest}, this side up to {}; update this side first",
+        version::CURRENT
+    )]
+    NewerRole {
+        /// The role's number.
+        role: u8,
+        /// The newest version that the caller speaks.
+        newest: u16,
     },
     /// A number that makes no sense.
     #[error("{field} has the senseless value {value}")]

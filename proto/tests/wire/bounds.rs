@@ -143,6 +143,46 @@ fn one_over_a_text_s_bound_is_refused_on_both_sides() {
 }
 
 #[test]
+fn a_hello_of_the_next_version_may_have_more_fields() {
+    let next = version::CURRENT + 1;
+    let mut header = Vec::new();
+    hello().encode(&mut header).unwrap();
+    header.extend_from_slice(&[7; 8]);
+    assert_eq!(Hello::decode(&header), Err(MessageError::Trailing { extra: 8 }), "our own has none");
+    header[2..4].copy_from_slice(&next.to_be_bytes());
+    assert_eq!(Hello::decode(&header), Ok(Hello { newest: next, ..hello() }));
+    header[4] = 3;
+    let refused = Hello::decode(&header).unwrap_err();
+    assert_eq!(refused, MessageError::NewerRole { role: 3, newest: next });
+    assert!(refused.to_string().ends_with("update this side first"), "{refused}");
+}
+
+#[test]
+fn a_hello_without_a_version_in_common_says_so_whatever_follows() {
+    let (oldest, newest) = (version::CURRENT + 1, version::CURRENT + 2);
+    let mut header = Vec::new();
+    Hello { oldest, newest, ..hello() }.encode(&mut header).unwrap();
+    assert_eq!(Hello::decode(&header), Ok(Hello { oldest, newest, ..hello() }));
+    for length in [4, 20, header.len() - 1] {
+        let refused = Hello::decode(&header[..length]).unwrap_err();
+        assert_eq!(refused, MessageError::Versions { oldest, newest }, "{length}");
+        let both = format!("{oldest} to {newest}, this side {} to {}", version::OLDEST, version::CURRENT);
+        assert!(refused.to_string().contains(&both), "{refused}");
+    }
+}
+
+#[test]
+fn a_welcome_of_a_version_that_nobody_offered_is_read_to_be_refused_by_name() {
+    let mut header = Vec::new();
+    let welcome = |version| Welcome { version, body_limit: 1, incarnation: Incarnation(1) };
+    welcome(version::CURRENT).encode(&mut header);
+    header.extend_from_slice(&[7; 8]);
+    assert_eq!(Welcome::decode(&header), Err(MessageError::Trailing { extra: 8 }));
+    header[..2].copy_from_slice(&(version::CURRENT + 1).to_be_bytes());
+    assert_eq!(Welcome::decode(&header), Ok(welcome(version::CURRENT + 1)));
+}
+
+#[test]
 fn texts_that_are_not_utf8_are_refused() {
     let mut header = Vec::new();
     Hello { cluster: "abc".to_owned(), ..hello() }.encode(&mut header).unwrap();

@@ -9,6 +9,7 @@ use mallorn_proto::message::{
     PushReply, Replicate, ReplicatedPart, Role, Welcome,
 };
 use mallorn_proto::status::Status;
+use mallorn_proto::version;
 use proptest::prelude::*;
 
 /// Kinds of messages, in the order of their numbers.
@@ -119,7 +120,7 @@ impl Message {
 pub(crate) fn any_message() -> impl Strategy<Value = Message> {
     prop_oneof![
         any_hello().prop_map(Message::Hello),
-        (any::<u16>(), 0..=limits::BODY_BYTES_MAX as u32, any::<u64>()).prop_map(
+        (0..=version::CURRENT, 0..=limits::BODY_BYTES_MAX as u32, any::<u64>()).prop_map(
             |(version, body_limit, incarnation)| {
                 Message::Welcome(Welcome { version, body_limit, incarnation: Incarnation(incarnation) })
             }
@@ -148,14 +149,14 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
 fn any_hello() -> impl Strategy<Value = Hello> {
     let role = prop_oneof![Just(Role::Push), Just(Role::Fetch), Just(Role::Replicate)];
     let texts = ("[a-zé]{0,30}", ".{0,60}", prop::collection::vec(any::<u8>(), 0..200));
-    let numbers = any::<(u16, u16, u128, u64, u64)>();
-    (numbers, role, texts).prop_map(|(numbers, role, (cluster, name, credential))| Hello {
-        oldest: numbers.0,
-        newest: numbers.1,
+    let numbers = (version::OLDEST..=version::CURRENT, any::<(u128, u64, u64)>());
+    (numbers, role, texts).prop_map(|((newest, numbers), role, (cluster, name, credential))| Hello {
+        oldest: version::OLDEST,
+        newest,
         role,
-        worker: WorkerId(numbers.2),
-        incarnation: Incarnation(numbers.3),
-        application: Application { name, instance: Instance(numbers.4) },
+        worker: WorkerId(numbers.0),
+        incarnation: Incarnation(numbers.1),
+        application: Application { name, instance: Instance(numbers.2) },
         cluster,
         credential,
     })

@@ -306,7 +306,7 @@ async fn shake_hands(
         let frame = inbound.buffered().map_err(|error| protocol(error.to_string()))?;
         match frame {
             Some(Incoming::Whole { kind, header, .. } | Incoming::Large { kind, header, .. }) => {
-                return answer_to_hello(address, kind, header);
+                return answer_to_hello(address, hello, (kind, header));
             }
             None => {}
         }
@@ -324,16 +324,24 @@ fn broken(address: &str, error: io::Error) -> OpenError {
     OpenError::Io(io::Error::new(error.kind(), format!("hello to {address}: {error}")))
 }
 
-fn answer_to_hello(address: &str, kind: u8, header: &[u8]) -> Result<Welcome, OpenError> {
-    let protocol = |error: MessageError| OpenError::Protocol { address: address.to_owned(), text: error.to_string() };
+fn answer_to_hello(address: &str, hello: &Hello, (kind, header): (u8, &[u8])) -> Result<Welcome, OpenError> {
+    let protocol = |text: String| OpenError::Protocol { address: address.to_owned(), text };
+    let message = |error: MessageError| protocol(error.to_string());
     if kind == Kind::Failure as u8 {
-        let Failure { status, text, .. } = Failure::decode(header).map_err(protocol)?;
+        let Failure { status, text, .. } = Failure::decode(header).map_err(message)?;
         return Err(OpenError::Refused { address: address.to_owned(), status, text });
     }
-    if kind == Kind::Welcome as u8 {
-        return Welcome::decode(header).map_err(protocol);
+    if kind != Kind::Welcome as u8 {
+        return Err(message(MessageError::Unknown { kind }));
     }
-    Err(protocol(MessageError::Unknown { kind }))
+    let welcome = Welcome::decode(header).map_err(message)?;
+    let (oldest, newest, version) = (hello.oldest, hello.newest, welcome.version);
+    if (oldest..=newest).contains(&version) {
+        return Ok(welcome);
+    }
+    Err(protocol(format!(
+        "it wants to speak protocol version {version}, offered were {oldest} to {newest}: update the older of the two sides"
+    )))
 }
 
 async fn write_frames(mut outbound: Outbound, mut frames: mpsc::Receiver<Frame>, waiting: Arc<Waiting>) {

@@ -11,6 +11,9 @@
 //! | Sealed | seal, length, chunks, extents: it can be read |
 //! | Dropped | another worker has taken it over, and it is not here any more |
 //!
+//! A file has one version, that of its header. Records of the version before ours are read by [`upgraded`] alone: the whole
+//! file is written anew before anything is appended. Segments stay as they are; only their number differs.
+//!
 //! Owns the form, and what makes a record whole. Does not own files, or when records are written.
 
 use mallorn_proto::checksum::Crc32c;
@@ -24,8 +27,10 @@ use crate::spill::segment::SEGMENT_HEADER_BYTES;
 
 const RECORDS_MAGIC: &[u8; 8] = b"MLRNREC\0";
 const SEGMENT_MAGIC: &[u8; 8] = b"MLRNSEG\0";
-/// The form that is written, and the only one that is read: form 1, before the first release, knew one earlier worker only.
+/// The form that is written.
 pub const VERSION: u16 = 2;
+/// The oldest form that is read: a record of it names at most one worker that had the location before.
+pub const OLDEST: u16 = 1;
 /// Longest record, in bytes: of a location with [`EXTENTS_MAX`] extents.
 pub const RECORD_BYTES_MAX: usize = EXTENTS_MAX * EXTENT_BYTES + CHUNKS_MAX * 16 + 512;
 /// Most extents of one location; with as many it takes no more batches.
@@ -83,9 +88,7 @@ pub enum FormError {
     #[error("it does not begin as a file of Mallorn does")]
     Header,
     /// Written by another version.
-    #[error(
-        "it has version {found}, this worker reads {VERSION}: start a worker of its version, or remove the folder's content"
-    )]
+    #[error("it has version {found}, this worker reads {OLDEST} to {VERSION}")]
     Version {
         /// Its version.
         found: u16,
@@ -113,20 +116,26 @@ pub fn put_header(out: &mut Vec<u8>, header: &Header) {
 
 /// Appends a record. `folders` are the disks' folder ids, by their index.
 pub fn put(out: &mut Vec<u8>, name: Name, said: &Said, folders: &[u64]) {
-    let start = out.len();
-    out.extend_from_slice(&[0; 8]);
     let kind = match said {
         Said::Opened => 1,
         Said::Whole(Whole { restored: Restored { life: Life::Sealed { .. }, .. }, .. }) => 3,
         Said::Whole(_) => 2,
         Said::Dropped => 4,
     };
-    out.push(kind);
-    out.extend_from_slice(&name.partition.0.to_le_bytes());
-    out.extend_from_slice(&name.epoch.0.to_le_bytes());
-    if let Said::Whole(whole) = said {
-        put_whole(out, whole, folders);
-    }
+    put_frame(out, |out| {
+        out.push(kind);
+        out.extend_from_slice(&name.partition.0.to_le_bytes());
+        out.extend_from_slice(&name.epoch.0.to_le_bytes());
+        if let Said::Whole(whole) = said {
+            put_whole(out, whole, folders);
+        }
+    });
+}
+
+fn put_frame(out: &mut Vec<u8>, put_body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    put_body(out);
     let length = (out.len() - start - 8) as u32;
     let crc = crc(&out[start + 8..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -166,16 +175,49 @@ fn put_whole(out: &mut Vec<u8>, whole: &Whole, folders: &[u64]) {
     }
 }
 
-/// Reads a file's header, and returns what follows it.
+/// Reads the header of a file that was [`upgraded`] if it had to be, and returns what follows it.
 ///
 /// # Errors
 /// `Header` or `Version`.
 pub fn get_header(bytes: &[u8]) -> Result<(Header, &[u8]), FormError> {
+    header_of(bytes, VERSION)
+}
+
+fn header_of(bytes: &[u8], version: u16) -> Result<(Header, &[u8]), FormError> {
     let mut from = Reader { bytes };
-    let header = from.header().ok_or(FormError::Header)??;
+    let header = from.header(version).ok_or(FormError::Header)??;
     let used = bytes.len() - from.bytes.len();
     let crc_is_good = from.u32().is_some_and(|found| found == crc(&bytes[..used]));
     if crc_is_good { Ok((header, from.bytes)) } else { Err(FormError::Header) }
+}
+
+/// A whole file of records of the version before ours, written anew in ours up to the first record that is torn or broken;
+/// `None` where it is not one.
+#[must_use]
+pub fn upgraded(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, mut rest) = header_of(bytes, OLDEST).ok()?;
+    let mut out = Vec::with_capacity(bytes.len());
+    put_header(&mut out, &header);
+    while let Some((body, after)) = frame(rest) {
+        put_frame(&mut out, |out| put_upgraded(out, body));
+        rest = after;
+    }
+    Some(out)
+}
+
+/// Where form 2 has a list of earlier workers, form 1 has one id, or zeros: no worker has the id 0.
+fn put_upgraded(out: &mut Vec<u8>, body: &[u8]) {
+    const AT: usize = 10;
+    match body.split_at_checked(AT).and_then(|(before, rest)| Some((before, rest.split_first_chunk::<16>()?))) {
+        Some((before @ [2 | 3, ..], (origin, after))) => {
+            out.extend_from_slice(before);
+            let is_one = *origin != [0; 16];
+            out.push(u8::from(is_one));
+            out.extend_from_slice(if is_one { origin } else { &[] });
+            out.extend_from_slice(after);
+        }
+        Some(_) | None => out.extend_from_slice(body),
+    }
 }
 
 /// The records that follow a header, in order, up to the first that is torn or broken; then how many bytes that and the
@@ -207,9 +249,13 @@ fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Writes what a segment begins with: [`SEGMENT_HEADER_BYTES`] bytes.
 #[must_use]
 pub fn segment_header(instance: Instance, shuffle: ShuffleId, segment: u32) -> Vec<u8> {
+    segment_header_of(VERSION, instance, shuffle, segment)
+}
+
+fn segment_header_of(version: u16, instance: Instance, shuffle: ShuffleId, segment: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES as usize);
     out.extend_from_slice(SEGMENT_MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&instance.0.to_le_bytes());
     out.extend_from_slice(&shuffle.0.to_le_bytes());
     out.extend_from_slice(&segment.to_le_bytes());
@@ -236,13 +282,14 @@ pub fn check_segment_header(
         return Err(FormError::Header);
     }
     check_version(found)?;
-    if header == segment_header(instance, shuffle, segment) { Ok(()) } else { Err(FormError::Header) }
+    let is_ours = header == segment_header_of(found, instance, shuffle, segment);
+    if is_ours { Ok(()) } else { Err(FormError::Header) }
 }
 
 /// There is no version 0: a loss of power has left the first bytes of a header, and zeros.
 fn check_version(found: u16) -> Result<(), FormError> {
     match found {
-        VERSION => Ok(()),
+        OLDEST..=VERSION => Ok(()),
         0 => Err(FormError::Header),
         found => Err(FormError::Version { found }),
     }
@@ -313,7 +360,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.take(length)?.to_vec()).ok()
     }
 
-    fn header(&mut self) -> Option<Result<Header, FormError>> {
+    fn header(&mut self, version: u16) -> Option<Result<Header, FormError>> {
         let magic = self.take(8)?;
         let found = self.u16()?;
         if magic != RECORDS_MAGIC {
@@ -321,6 +368,9 @@ impl<'a> Reader<'a> {
         }
         if let Err(error) = check_version(found) {
             return Some(Err(error));
+        }
+        if found != version {
+            return None;
         }
         let boot = self.text(BOOT_BYTES_MAX)?;
         let name = self.text(APPLICATION_BYTES_MAX)?;
@@ -379,170 +429,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const FOLDERS: [u64; 2] = [0xaaaa, 0xbbbb];
-
-    fn header() -> Header {
-        let application = Application { name: "äpp".to_owned(), instance: Instance(7) };
-        Header { application, shuffle: ShuffleId(3), boot: "boot-1".to_owned() }
-    }
-
-    fn any_said() -> impl Strategy<Value = Said> {
-        let extent = any::<(bool, u32, u64, u32, u32, u32, u32, u32)>().prop_map(|numbers| Extent {
-            place: ExtentPlace { disk: u16::from(numbers.0), segment: numbers.1, position: numbers.2 },
-            offset: numbers.2 / 2,
-            length: numbers.3 / 2,
-            stored: numbers.3,
-            batches: numbers.4,
-            first_map: numbers.5,
-            last_map: numbers.6,
-            crc: numbers.7,
-            list_crc: !numbers.7,
-        });
-        let life = (any::<(u64, u64, bool)>()).prop_map(|(fixed, length, is_sealed)| match is_sealed {
-            true => (Life::Sealed { seal: SealId(fixed), length }, length),
-            false => (Life::Frozen { acked: fixed }, length),
-        });
-        let chunks = prop::collection::vec(any::<(u64, u64)>(), 0..5);
-        let whole = (life, any::<(u64, bool, Vec<u128>)>(), chunks, prop::collection::vec(extent, 0..5)).prop_map(
-            |((life, length), (batches, synced, origins), chunk_ends, extents)| {
-                let restored = Restored { life, length, batches, chunk_ends, extents };
-                let origins = origins.into_iter().take(ORIGINS_MAX).map(WorkerId).collect();
-                Said::Whole(Whole { restored, synced, origins: Origins::recorded(origins) })
-            },
-        );
-        prop_oneof![1 => Just(Said::Opened), 4 => whole, 1 => Just(Said::Dropped)]
-    }
-
-    proptest! {
-        #[test]
-        fn records_are_read_as_they_were_written_up_to_where_they_are_torn(
-            said in prop::collection::vec(any_said(), 0..8),
-            torn in any::<prop::sample::Index>(),
-            flipped in any::<(prop::sample::Index, bool)>(),
-        ) {
-            let mut bytes = Vec::new();
-            put_header(&mut bytes, &header());
-            let mut ends = vec![bytes.len()];
-            for (partition, said) in (0..).zip(&said) {
-                put(&mut bytes, Name { partition: Partition(partition), epoch: Epoch(1) }, said, &FOLDERS);
-                ends.push(bytes.len());
-            }
-            let start = ends[0];
-            let mut cut = start + torn.index(bytes.len() - start + 1);
-            bytes.truncate(cut);
-            if flipped.1 && cut > start {
-                let at = start + flipped.0.index(cut - start);
-                bytes[at] ^= 0x10;
-                cut = at;
-            }
-            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
-            let (found, rest) = get_header(&bytes).unwrap();
-            prop_assert_eq!(found, header());
-            let (records, _) = records(rest, &FOLDERS);
-            prop_assert_eq!(records.len(), whole);
-            for (record, expected) in records.iter().zip(&said) {
-                prop_assert_eq!(record.1.as_ref(), Some(expected));
-            }
-        }
-
-        #[test]
-        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = get_header(&bytes);
-            let _ = records(&bytes, &FOLDERS);
-            let mut framed = (bytes.len() as u32).to_le_bytes().to_vec();
-            framed.extend_from_slice(&crc(&bytes).to_le_bytes());
-            framed.extend_from_slice(&bytes);
-            let _ = records(&framed, &FOLDERS);
-            let _ = check_segment_header(&bytes, Instance(1), ShuffleId(2), 3);
-        }
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_makes_its_locations_unusable_not_unnamed() {
-        let extent = Extent {
-            place: ExtentPlace { disk: 1, segment: 0, position: 64 },
-            offset: 0,
-            length: 9,
-            stored: 9,
-            batches: 1,
-            first_map: 0,
-            last_map: 0,
-            crc: 0,
-            list_crc: 0,
-        };
-        let life = Life::Frozen { acked: 9 };
-        let restored = Restored { life, length: 9, batches: 1, chunk_ends: Vec::new(), extents: vec![extent] };
-        let mut bytes = Vec::new();
-        let name = Name { partition: Partition(4), epoch: Epoch(0) };
-        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: false, origins: Origins::default() }), &FOLDERS);
-        assert_eq!(records(&bytes, &FOLDERS[..1]), (vec![(name, None)], 0));
-    }
-
-    /// Whoever changes the form changes its version.
-    #[test]
-    fn the_form_is_that_of_its_version() {
-        let place = ExtentPlace { disk: 0, segment: 2, position: 4096 };
-        let extent = Extent {
-            place,
-            offset: 1,
-            length: 3,
-            stored: 4,
-            batches: 5,
-            first_map: 6,
-            last_map: 7,
-            crc: 8,
-            list_crc: 9,
-        };
-        let life = Life::Sealed { seal: SealId(10), length: 11 };
-        let restored = Restored { life, length: 11, batches: 12, chunk_ends: vec![(13, 14)], extents: vec![extent] };
-        let origins = Origins::recorded(vec![WorkerId(15), WorkerId(16)]);
-        let mut bytes = Vec::new();
-        put_header(&mut bytes, &header());
-        let name = Name { partition: Partition(17), epoch: Epoch(18) };
-        put(&mut bytes, name, &Said::Whole(Whole { restored, synced: true, origins }), &FOLDERS);
-        put(&mut bytes, name, &Said::Dropped, &FOLDERS);
-        assert_eq!((VERSION, bytes.len(), crc(&bytes)), (2, 216, 1_884_412_694));
-    }
-
-    #[test]
-    fn a_torn_header_is_none_and_not_one_of_another_version() {
-        let mut records = Vec::new();
-        put_header(&mut records, &header());
-        let segment = segment_header(Instance(1), ShuffleId(2), 3);
-        for kept in 0..segment.len() {
-            let torn = |bytes: &[u8]| {
-                let mut torn = bytes.to_vec();
-                torn[kept.min(bytes.len() - 1)..].fill(0);
-                torn
-            };
-            assert_eq!(get_header(&torn(&records)).map(drop), Err(FormError::Header), "{kept}");
-            let torn = check_segment_header(&torn(&segment), Instance(1), ShuffleId(2), 3);
-            assert_eq!(torn, Err(FormError::Header), "{kept}");
-        }
-    }
-
-    #[test]
-    fn another_s_or_a_newer_file_is_refused() {
-        let mut bytes = Vec::new();
-        put_header(&mut bytes, &header());
-        for found in [1, 3] {
-            bytes[8] = found;
-            let found = u16::from(found);
-            assert_eq!(get_header(&bytes).map(drop), Err(FormError::Version { found }));
-        }
-        bytes[0] = b'x';
-        assert_eq!(get_header(&bytes).map(drop), Err(FormError::Header));
-        let mut segment = segment_header(Instance(1), ShuffleId(2), 3);
-        assert_eq!(segment.len() as u64, SEGMENT_HEADER_BYTES);
-        assert_eq!(check_segment_header(&segment, Instance(1), ShuffleId(2), 3), Ok(()));
-        assert_eq!(check_segment_header(&segment, Instance(1), ShuffleId(2), 4), Err(FormError::Header));
-        segment[8] = 9;
-        let newer = Err(FormError::Version { found: 9 });
-        assert_eq!(check_segment_header(&segment, Instance(1), ShuffleId(2), 3), newer);
-    }
-}
+mod tests;

@@ -159,6 +159,11 @@ impl ShuffleFiles {
         Self { application, shuffle, path, boot, segments, records_bytes, is_released, present }
     }
 
+    /// Not where they are usually.
+    pub(crate) fn at(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+
     /// As a restarted worker has found them: so many bytes of records, and segments up to the next one.
     pub(crate) fn found(self, records_bytes: u64, next_segment: u32) -> Self {
         let (segments, records_bytes) = (Mutex::new(Segments::from(next_segment)), AtomicU64::new(records_bytes));

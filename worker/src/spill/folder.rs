@@ -67,6 +67,8 @@ pub(crate) struct Folder {
     pub(super) removing: Lane,
     state: Mutex<DiskState>,
     shuffles: Mutex<BTreeMap<ShuffleKey, Arc<ShuffleFiles>>>,
+    /// Where the files of a shuffle go whose own place holds what this worker does not read.
+    beside: Mutex<BTreeMap<ShuffleKey, PathBuf>>,
     released: Mutex<Released>,
     /// Files were removed, or what hung has returned, since the disk was asked for its space.
     freed: AtomicBool,
@@ -148,6 +150,7 @@ impl Folder {
             removing: lane(&format!("remove-{index}"), 1, REMOVALS_WAITING)?,
             state: Mutex::new(DiskState::new(space.capacity_bytes, space.free_bytes)),
             shuffles: Mutex::new(BTreeMap::new()),
+            beside: Mutex::new(BTreeMap::new()),
             released: Mutex::default(),
             freed: AtomicBool::new(false),
             open: OpenFiles::default(),
@@ -241,11 +244,21 @@ impl Folder {
     /// The files of a shuffle; made known where they were not.
     pub(crate) fn files(&self, application: &Arc<Application>, shuffle: ShuffleId) -> Arc<ShuffleFiles> {
         let mut shuffles = self.shuffles.lock();
+        let key = (application.instance, shuffle);
         let make = || {
             let (application, boot) = (Arc::clone(application), self.boot.clone());
-            Arc::new(ShuffleFiles::new(&self.shuffles_path(), application, shuffle, boot))
+            let files = ShuffleFiles::new(&self.shuffles_path(), application, shuffle, boot);
+            Arc::new(match self.beside.lock().get(&key) {
+                Some(path) => files.at(path.clone()),
+                None => files,
+            })
         };
-        Arc::clone(shuffles.entry((application.instance, shuffle)).or_insert_with(make))
+        Arc::clone(shuffles.entry(key).or_insert_with(make))
+    }
+
+    /// What is in a shuffle's own place is left alone: its files, should it get any, go to this one.
+    pub(crate) fn go_beside(&self, shuffle: ShuffleKey, path: PathBuf) {
+        self.beside.lock().insert(shuffle, path);
     }
 
     /// Files that a restarted worker has found.

@@ -22,6 +22,7 @@ mod locations;
 mod touched;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use mallorn_proto::durability::Durability;
@@ -49,8 +50,8 @@ const RELEASED_RUNS_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Lifecycle {
     attempt_lease: Duration,
-    /// When leases were looked at last.
-    expired_at: Option<Duration>,
+    /// When leases were looked at last, or none was there yet.
+    expired_at: Duration,
     shuffles: BTreeMap<u32, Shuffle>,
     released: RangeSet,
     /// Numbers on the wire of everything that was released, for the master.
@@ -115,11 +116,12 @@ pub struct Current {
 }
 
 impl Lifecycle {
-    /// No shuffles yet; `attempt_lease` is how long an attempt lives after each sign of life.
+    /// No shuffles yet; `attempt_lease` is how long an attempt lives after each sign of life. From `now` on a gap between
+    /// calls of [`expire`](Self::expire) counts.
     #[must_use]
-    pub fn new(attempt_lease: Duration) -> Self {
+    pub fn new(attempt_lease: Duration, now: Duration) -> Self {
         let (shuffles, released, released_wire) = (BTreeMap::new(), RangeSet::new(), RangeSet::new());
-        Self { attempt_lease, expired_at: None, shuffles, released, released_wire, next_wire: 0 }
+        Self { attempt_lease, expired_at: now, shuffles, released, released_wire, next_wire: 0 }
     }
 
     /// Declares a shuffle; the same declaration again answers the same.
@@ -221,18 +223,23 @@ impl Lifecycle {
         self.shuffles.keys().copied()
     }
 
-    /// Numbers on the wire of everything released since the start, for the master.
+    /// Numbers on the wire of what was released since the start, for the master: at most `most` runs, from the first that
+    /// does not end before `from`; and where the next ones begin, which is 0 after the last. What is more than one call
+    /// takes is told in turn.
     #[must_use]
-    pub fn released_wire(&self) -> &RangeSet {
-        &self.released_wire
+    pub fn released_wire_from(&self, from: u32, most: usize) -> (&[Range<u32>], u32) {
+        let runs = self.released_wire.runs();
+        let rest = &runs[runs.partition_point(|run| run.end <= from)..];
+        let (told, left) = rest.split_at(most.min(rest.len()));
+        (told, left.first().map_or(0, |next| next.start))
     }
 
     /// Lets attempts die whose lease is over; returns how many. Call it [`EXPIRIES_PER_LEASE`] times a lease: a call that
     /// comes late extends every lease by the gap, because renewals could not be heard meanwhile either.
     pub fn expire(&mut self, now: Duration) -> usize {
-        let gap = self.expired_at.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        let gap = now.saturating_sub(self.expired_at);
         let late_by = gap.saturating_sub(self.attempt_lease / EXPIRIES_PER_LEASE);
-        self.expired_at = self.expired_at.max(Some(now));
+        self.expired_at = self.expired_at.max(now);
         self.shuffles.values_mut().map(|shuffle| shuffle.state.attempts.expire(now, late_by)).sum()
     }
 

@@ -44,7 +44,7 @@ fn lifecycle(partitions: u32, maps: Option<u32>) -> Lifecycle {
 }
 
 fn protected(partitions: u32, maps: Option<u32>, protection: Protection) -> Lifecycle {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     lifecycle.register(SHUFFLE, partitions, maps, protection).unwrap();
     lifecycle
 }

@@ -479,6 +479,18 @@ async fn a_refused_hello_says_why() {
 }
 
 #[tokio::test]
+async fn a_welcome_in_a_version_that_was_not_offered_is_refused() {
+    for version in [0, hello().newest + 1] {
+        let mut header = Vec::new();
+        Welcome { version, body_limit: 1, incarnation: Incarnation(8) }.encode(&mut header);
+        let error = refused(Some(&frame(Kind::Welcome as u8, &header, &[]))).await;
+        assert!(matches!(error, OpenError::Protocol { .. }), "{error}");
+        let expected = format!("version {version}, offered were 1 to 1: update the older");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_is_no_worker_is_told_from_one() {
     let cases: [(&[u8], &str); 6] = [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a frame claims a header of"),

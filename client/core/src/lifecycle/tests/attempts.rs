@@ -154,6 +154,17 @@ fn a_manager_that_did_not_run_lets_nobody_die_for_it() {
 }
 
 #[test]
+fn a_manager_that_stood_still_before_its_first_look_lets_nobody_die_for_it() {
+    let mut lifecycle = placed(1, Some(1));
+    let tick = LEASE / 10;
+    state(&mut lifecycle).start_attempt(key(0, 0), START).unwrap();
+    let paused = tick / 2 + LEASE * 3;
+    assert_eq!(lifecycle.expire(START + paused), 0);
+    assert_eq!((1..9).map(|ticks| lifecycle.expire(START + paused + tick * ticks)).sum::<usize>(), 0);
+    assert_eq!(lifecycle.expire(START + paused + tick * 9), 1);
+}
+
+#[test]
 fn a_time_that_goes_back_harms_nothing() {
     let mut lifecycle = placed(1, Some(1));
     state(&mut lifecycle).start_attempt(key(0, 0), START).unwrap();

@@ -391,7 +391,7 @@ fn an_abandoned_reservation_is_nobody_s_location() {
 fn copies_are_one_or_two() {
     for copies in [0, 3, u32::MAX] {
         let protection = Protection { copies, ..ONE_COPY };
-        let error = Lifecycle::new(LEASE).register(SHUFFLE, 1, None, protection).unwrap_err();
+        let error = Lifecycle::new(LEASE, START).register(SHUFFLE, 1, None, protection).unwrap_err();
         assert_eq!(error.to_string(), format!("copies must be 1 or 2, not {copies}"));
     }
 }

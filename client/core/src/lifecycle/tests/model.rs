@@ -172,13 +172,13 @@ impl Model {
     }
 
     fn heard_at(&self, name: AttemptName) -> Duration {
-        let (mut heard, mut last) = (Duration::ZERO, None);
+        let (mut heard, mut last) = (Duration::ZERO, START);
         for event in &self.log {
             match event {
                 Event::Heard(key, at) if key.name == name => heard = *at,
                 Event::Expired(at) => {
-                    heard += last.map_or(Duration::ZERO, |last: Duration| (*at - last).saturating_sub(LEASE / 10));
-                    last = Some(*at);
+                    heard += (*at - last).saturating_sub(LEASE / 10);
+                    last = *at;
                 }
                 _ => {}
             }

@@ -1,5 +1,7 @@
 //! Register, generations, release: which numbers mean what, and when they stop to.
 
+use std::slice::from_ref;
+
 use mallorn_proto::id::ShuffleId;
 use mallorn_proto::limits::{MAPS_MAX, PARTITIONS_MAX};
 
@@ -8,7 +10,7 @@ use crate::lifecycle::{LookupError, RegisterError, SHUFFLES_MAX, Stage};
 
 #[test]
 fn the_same_declaration_again_answers_the_same() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     let first = lifecycle.register(SHUFFLE, 4, Some(2), ONE_COPY).unwrap();
     assert!(first.started);
     let again = lifecycle.register(SHUFFLE, 4, Some(2), ONE_COPY).unwrap();
@@ -23,7 +25,7 @@ fn the_same_declaration_again_answers_the_same() {
 
 #[test]
 fn senseless_numbers_are_refused() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     for (partitions, maps) in [(0, None), (PARTITIONS_MAX + 1, None), (1, Some(0)), (1, Some(MAPS_MAX + 1))] {
         assert_eq!(lifecycle.register(1, partitions, maps, ONE_COPY), Err(RegisterError::Shape { partitions, maps }));
     }
@@ -95,20 +97,37 @@ fn never_existed_and_released_are_two_answers() {
 
 #[test]
 fn everything_released_is_told_by_its_number_on_the_wire() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     let wires: Vec<_> =
         (0..4).map(|shuffle| lifecycle.register(shuffle, 1, Some(1), ONE_COPY).unwrap().wire.0).collect();
     let next = lifecycle.next_generation(1, FIRST).unwrap().wire.0;
     lifecycle.release(3).unwrap();
-    assert!(lifecycle.released_wire().iter().eq([wires[1], wires[3]]));
+    assert!(lifecycle.released_wire.iter().eq([wires[1], wires[3]]));
     lifecycle.release(1).unwrap();
-    assert!(lifecycle.released_wire().iter().eq([wires[1], wires[3], next]));
+    assert!(lifecycle.released_wire.iter().eq([wires[1], wires[3], next]));
     assert!(lifecycle.shuffles().eq([0, 2]));
 }
 
 #[test]
+fn more_runs_than_one_call_takes_are_told_in_turn() {
+    let mut lifecycle = Lifecycle::new(LEASE, START);
+    for shuffle in 0..10 {
+        lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
+    }
+    for shuffle in [0, 2, 4, 6, 8] {
+        lifecycle.release(shuffle).unwrap();
+    }
+    assert_eq!(lifecycle.released_wire_from(0, 5), (&[0..1, 2..3, 4..5, 6..7, 8..9][..], 0), "all fit");
+    assert_eq!(lifecycle.released_wire_from(0, 2), (&[0..1, 2..3][..], 4));
+    assert_eq!(lifecycle.released_wire_from(4, 2), (&[4..5, 6..7][..], 8));
+    assert_eq!(lifecycle.released_wire_from(8, 2), (from_ref(&(8..9)), 0), "and from the start again");
+    lifecycle.release(7).unwrap();
+    assert_eq!(lifecycle.released_wire_from(8, 2), (from_ref(&(6..9)), 0), "two have become one meanwhile");
+}
+
+#[test]
 fn released_shuffles_cost_nothing_where_numbers_are_dense() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     for shuffle in 0..100_000 {
         lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
         lifecycle.release(shuffle).unwrap();
@@ -118,7 +137,7 @@ fn released_shuffles_cost_nothing_where_numbers_are_dense() {
 
 #[test]
 fn shuffles_are_bounded_and_a_release_makes_room() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     let most = SHUFFLES_MAX as u32;
     for shuffle in 0..most {
         lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
@@ -131,7 +150,7 @@ fn shuffles_are_bounded_and_a_release_makes_room() {
 
 #[test]
 fn scattered_numbers_are_refused_before_remembering_them_costs_much() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     let most = super::super::RELEASED_RUNS_MAX as u32;
     for number in 0..most {
         lifecycle.released.insert(number * 2);
@@ -143,12 +162,13 @@ fn scattered_numbers_are_refused_before_remembering_them_costs_much() {
 
 #[test]
 fn leases_of_all_shuffles_expire() {
-    let mut lifecycle = Lifecycle::new(LEASE);
+    let mut lifecycle = Lifecycle::new(LEASE, START);
     for shuffle in 0..3 {
         lifecycle.register(shuffle, 1, None, ONE_COPY).unwrap();
         let (_, state) = lifecycle.current(shuffle).unwrap();
         state.start_attempt(key(0, 0), START).unwrap();
     }
     lifecycle.release(1).unwrap();
+    assert_eq!((1..10).map(|ticks| lifecycle.expire(START + LEASE / 10 * ticks)).sum::<usize>(), 0);
     assert_eq!(lifecycle.expire(START + LEASE), 2);
 }
