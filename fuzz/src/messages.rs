@@ -50,7 +50,11 @@ fn decode(kind: Kind, header: &[u8], body_length: usize) {
         Kind::Welcome => {
             let known = Welcome::decode(header).map(|welcome| welcome.version <= version::CURRENT);
             let write = |welcome: &Welcome, out: &mut Vec<u8>| welcome.encode(out);
-            if known == Ok(false) { begins(header, Welcome::decode, write) } else { same(header, Welcome::decode, write) }
+            if known == Ok(false) {
+                begins(header, Welcome::decode, write)
+            } else {
+                same(header, Welcome::decode, write)
+            }
         }
         Kind::Push => same(header, Push::decode, |push, out| push.encode(out)),
         Kind::PushMerged => merged(header, body_length),
