@@ -45,6 +45,8 @@ pub(super) struct Cursor {
     stream: Option<Arc<OpenStream>>,
     /// The bytes read were broken too often.
     given_up: Option<String>,
+    /// It was asked once whether another copy can be read than those that the plan named.
+    has_looked: bool,
 }
 
 /// A stream at a worker, which is told when nobody reads on; there may only be so many of them.
@@ -102,7 +104,7 @@ impl Cursor {
     pub(super) fn new(client: &Inner, source: Source) -> Self {
         let LocationId { partition, epoch, .. } = source.location;
         let copies = Copies::new(&source.workers, partition.0.wrapping_add(epoch.0), &client.shunned);
-        Self { source, copies, offset: 0, stream: None, given_up: None }
+        Self { source, copies, offset: 0, stream: None, given_up: None, has_looked: false }
     }
 
     pub(super) fn location(&self) -> LocationId {
@@ -143,8 +145,10 @@ impl Cursor {
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         let since = clock::now();
         loop {
-            if let Some(why) = &self.given_up {
-                return Err(Failed::Lost { why: why.clone() });
+            if let Some(why) = self.given_up.take()
+                && !self.finds_another(client, &why).await?
+            {
+                return Err(Failed::Lost { why });
             }
             let trouble = match self.try_fetch(client).await {
                 Ok(fetched) => return Ok(fetched),
@@ -165,6 +169,16 @@ impl Cursor {
             }
             backoff.wait(&client.random).await;
         }
+    }
+
+    /// Whether there is a copy now that the plan did not name: the other one may have been sealed after it was made.
+    async fn finds_another(&mut self, client: &Inner, why: &str) -> Result<bool, Failed> {
+        if std::mem::replace(&mut self.has_looked, true) {
+            return Ok(false);
+        }
+        let known: Vec<_> = self.copies.workers().collect();
+        self.find(client, why).await?;
+        Ok(self.copies.workers().any(|worker| !known.contains(&worker)))
     }
 
     /// Tries once to fetch the next whole batches, into memory that must not be held for as long as a worker is away.

@@ -187,3 +187,22 @@ async fn a_worker_that_does_not_answer_is_asked_after_and_left_once_it_is_lost()
     let asked = driver.script.lock().resolves[0].clone();
     assert_eq!((asked.workers, asked.read), (vec![crate::fakes::WORKER.into()], Vec::new()));
 }
+
+#[tokio::test]
+async fn bytes_that_stay_broken_are_read_from_a_copy_that_was_not_planned() {
+    let served = Served::letters(2);
+    let (rule, sound) = (served.clone(), served.clone());
+    let broken = FakeWorker::start(move |asked| {
+        let (kind, header, mut body) = rule.answer(asked)?;
+        if let Some(byte) = body.last_mut() {
+            *byte ^= 1;
+        }
+        Some((kind, header, body))
+    })
+    .await;
+    let second = FakeWorker::start(move |asked| sound.answer(asked)).await;
+    let driver = served.planned(&broken.address).await;
+    driver.script.lock().resolve.workers = vec![here(other_address(&second.address))];
+    assert_eq!(read(&driver, by_token()).await.unwrap(), &LETTERS[..16]);
+    assert_eq!(driver.script.lock().resolves.len(), 1);
+}
