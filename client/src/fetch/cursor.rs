@@ -294,6 +294,7 @@ impl Cursor {
             lost: Vec::new(),
             read: vec![self.source.location.into(); workers.len()],
             workers,
+            broken: self.has_looked,
         }
     }
 }

@@ -222,7 +222,7 @@ pub(super) async fn resolve(
     let moved = &moved;
     let find = asked.into_iter().zip(holders).map(|((worker, location), holders)| async move {
         let now = location.and_then(|location| moved.get(&(worker, location)).copied()).unwrap_or(worker);
-        where_is(shared, now, holders).await
+        where_is(shared, now, holders, request.broken).await
     });
     Ok(v1::ResolveReply { workers: crate::concurrently(find).await })
 }
@@ -232,9 +232,10 @@ async fn where_is(
     shared: &Shared,
     worker: WorkerId,
     holders: Option<Vec<(WorkerId, Holding)>>,
+    broken: bool,
 ) -> v1::ResolvedLocation {
     let mut holders = holders.unwrap_or_else(|| vec![(worker, Holding::Asked)]);
-    holders.sort_by_key(|(holder, holding)| (*holding, *holder != worker));
+    holders.sort_by_key(|(holder, holding)| (broken && *holder == worker, *holding, *holder != worker));
     let (mut away, mut lost) = (false, false);
     for (holder, holding) in holders {
         if holding == Holding::Unsealed {
