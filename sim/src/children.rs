@@ -1,4 +1,4 @@
-//! Runs in processes of their own, as many at once as there are processors.
+//! Runs in processes of their own, a few at once.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -77,7 +77,8 @@ pub(crate) fn each<T>(
     start: impl Fn(&T) -> Child,
     mut take: impl FnMut(&T, Output) -> ControlFlow<()>,
 ) {
-    let at_once = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    // Twice as many as processors: they are waited for in order, and behind a long one others go on.
+    let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let (mut running, mut items) = (VecDeque::new(), items);
     let mut goes_on = true;
     loop {
