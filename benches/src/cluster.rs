@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use mallorn_runtime::admin::page::Page;
 use mallorn_runtime::clock;
 use mallorn_runtime::config::ByteSize;
 use serde::Deserialize;
@@ -16,8 +17,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::scrape;
-
+/// How long a process may take to show its metrics.
+const METRICS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a process may take to get ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -127,7 +128,7 @@ impl Cluster {
     pub(crate) async fn worker_metric(&self, name: &str) -> f64 {
         let mut sum = 0.0;
         for admin in self.workers.iter().filter_map(|worker| worker.admin) {
-            sum += scrape::sum(admin, name).await;
+            sum += metric(admin, name).await;
         }
         sum
     }
@@ -135,10 +136,15 @@ impl Cluster {
     /// The same of the master's.
     pub(crate) async fn master_metric(&self, name: &str) -> f64 {
         match self.master.admin {
-            Some(admin) => scrape::sum(admin, name).await,
+            Some(admin) => metric(admin, name).await,
             None => 0.0,
         }
     }
+}
+
+/// The sum of a metric over its labels; 0 where it is not there, or nobody answers.
+async fn metric(admin: SocketAddr, name: &str) -> f64 {
+    Page::of(admin, METRICS_WITHIN).await.map_or(0.0, |page| page.sum(name, ""))
 }
 
 impl Process {

@@ -5,7 +5,7 @@
 //! | which scenarios there are, and their budgets | `scenario` |
 //! | what runs in which order | `bench` |
 //! | processes, load, clients | `cluster`, `load`, `shuffle` |
-//! | what is read while they run | `meter`, `sampler`, `times`, `scrape`, `files` |
+//! | what is read while they run | `meter`, `sampler`, `times`, `files` |
 //! | how costs grow; a sort; the pure parts, or a disk, alone | `growth`, `terasort`, `micro`, `disk` |
 //! | what it means, and how it is shown | `summary`, `outcome`, `table`, `plot`, `page`, `compare` |
 //!
@@ -30,7 +30,6 @@ mod plot;
 mod progress;
 mod sampler;
 mod scenario;
-mod scrape;
 mod shuffle;
 mod statistics;
 mod summary;

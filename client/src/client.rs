@@ -26,6 +26,7 @@ use crate::memory::Memory;
 use crate::metrics::{ClientStats, Metrics};
 use crate::push::{AttemptShared, MapAttempt, Tables};
 use crate::renew;
+use crate::watch::Asked;
 
 /// Pushes and reads for an application's tasks. Clones share connections and memory.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) tables: Tables,
     /// Workers that readers try last.
     pub(crate) shunned: Shunned,
+    pub(crate) asked: Asked,
     /// Attempts that may have bytes buffered or in flight, by nonce.
     pub(crate) attempts: Mutex<Map<u64, Weak<AttemptShared>>>,
     /// For what is dropped, perhaps by a thread that is none of the runtime's, and has something left to say.
@@ -153,6 +155,7 @@ impl ShuffleClient {
             random,
             tables: Tables::default(),
             shunned: Shunned::default(),
+            asked: Asked::default(),
             attempts: Mutex::new(Map::default()),
             spawner: Spawner::current(),
             registry: registry.clone(),

@@ -61,6 +61,16 @@ impl Connections {
         dial.get_or_init(|| async { self.dial(address, &key).await.map_err(Arc::new) }).await.clone()
     }
 
+    /// Closes the connections to an incarnation of a worker: everything that waits for its answers is told so.
+    pub(crate) fn close(&self, worker: WorkerId, incarnation: Incarnation, reason: &str) {
+        let of_worker: Vec<_> = {
+            let open = self.open.lock();
+            let its = open.iter().filter(|(key, _)| (key.worker, key.incarnation) == (worker, incarnation));
+            its.filter_map(|(_, dial)| dial.get()?.as_ref().ok().cloned()).collect()
+        };
+        of_worker.iter().for_each(|connection| connection.close(reason));
+    }
+
     async fn dial(&self, address: &v1::WorkerAddress, key: &Key) -> Result<Connection, OpenError> {
         let incarnation = match key.role {
             Role::Push | Role::Replicate => key.incarnation,

@@ -8,11 +8,9 @@ use mallorn_proto::id::Instance;
 use mallorn_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use mallorn_proto::v1::lifecycle_client::LifecycleClient;
 use mallorn_runtime::backoff::Backoff;
+use mallorn_runtime::clock;
+use mallorn_runtime::grpc::{self, Channel};
 use mallorn_runtime::random::Random;
-use mallorn_runtime::{
-    clock,
-    grpc::{self, Channel},
-};
 use prometheus::IntCounter;
 use tonic::{Response, Status};
 

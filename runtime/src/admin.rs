@@ -24,6 +24,7 @@ use crate::task::Shutdown;
 use crate::telemetry;
 
 mod connection;
+pub mod page;
 
 /// Largest request body that a role's routes may read, in bytes.
 const BODY_BYTES_MAX: usize = 32 * 1024;

@@ -6,10 +6,10 @@
 //! clock; a simulation could not repeat itself.
 
 mod requests;
-mod shares;
 
 use std::future::pending;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +30,9 @@ pub use crate::simulation::calls::Channel;
 pub use tonic::transport::Channel;
 
 use self::requests::{REQUESTS_BYTES_MAX, whole};
-use self::shares::{Share, Shares};
 use crate::clock;
 use crate::net::{Listener, Stream};
+use crate::shares::{Share, Shares};
 use crate::task::{Shutdown, Tasks};
 use crate::telemetry::quiet::{Line, Quiet};
 
@@ -73,14 +73,14 @@ struct Room {
 async fn serve_at_most(listener: Listener, routes: Routes, shutdown: Shutdown, room: Room) -> io::Result<()> {
     let door = Door { routes: routes.prepare(), room: Arc::new(Semaphore::new(REQUESTS_BYTES_MAX)) };
     let mut connections = Tasks::new();
-    let (shares, complaints) = (Arc::new(Shares::default()), Quiet::default());
+    let (shares, complaints) = (Shares::new(room.each), Quiet::default());
     let mut refused = 0;
     while let Some(accepted) = shutdown.or(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 refused = 0;
                 let has_room = connections.reap() < room.all;
-                if let Some(share) = has_room.then(|| shares.take(peer.ip(), room.each)).flatten() {
+                if let Some(share) = has_room.then(|| shares.take_peer(peer.ip())).flatten() {
                     connections.spawn(connection(stream, door.clone(), shutdown.clone(), share));
                 } else if let Some(Line { repeats }) = complaints.line(Some(peer.ip()), clock::now()) {
                     let limit = if has_room { room.each } else { room.all };
@@ -113,7 +113,7 @@ struct Door {
     room: Arc<Semaphore>,
 }
 
-async fn connection(stream: Stream, door: Door, shutdown: Shutdown, _share: Share) {
+async fn connection(stream: Stream, door: Door, shutdown: Shutdown, _share: Share<IpAddr>) {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()

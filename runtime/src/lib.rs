@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod hash;
 pub mod net;
 pub mod random;
+pub mod shares;
 #[cfg(feature = "sim")]
 pub mod simulation;
 pub mod task;

@@ -2,12 +2,11 @@
 //!
 //! Owns what is left out, in which order, and when to stop. Whether a run is wrong, a process of its own says, as always.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mallorn_sabotage::Sabotage;
 
-use crate::children::{self, Child};
+use crate::children::Child;
 use crate::regressions;
 use crate::run::Case;
 use crate::setup::{Calls, Setup};
@@ -46,16 +45,7 @@ pub(crate) fn and_tell(case: Case, sabotage: Option<Sabotage>, out: Option<&Path
 }
 
 fn is_wrong(file: &Path, sabotage: Option<Sabotage>) -> bool {
-    let mut wrong = false;
-    children::each(
-        std::iter::once(()),
-        |()| Child::of_file(file, sabotage),
-        |(), output| {
-            wrong = !output.good;
-            ControlFlow::Continue(())
-        },
-    );
-    wrong
+    !Child::of_file(file, sabotage).output().good
 }
 
 /// Leaves out whatever can be left out of a run that is wrong, until nothing can, or enough was tried.

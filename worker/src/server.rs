@@ -3,8 +3,6 @@
 //! Owns the bounds on connections, the hello, and how a connection that misbehaves is ended: with a failure it can read
 //! where it spoke frames, and in any case with a metric and a log line. Does not own what is pushed or fetched.
 
-mod shares;
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +16,7 @@ use mallorn_proto::version;
 use mallorn_runtime::clock;
 use mallorn_runtime::connection::{Inbound, InboundError, Incoming, Outbound};
 use mallorn_runtime::net::{Listener, Stream};
+use mallorn_runtime::shares::{Share, Shares};
 use mallorn_runtime::task::{Shutdown, Tasks};
 use mallorn_runtime::telemetry::quiet::{Line, Quiet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,7 +28,6 @@ use crate::memory::store::Store;
 use crate::metrics::Refusal;
 use crate::push::{Appender, PushConnection};
 use crate::replicate::serve::ReplicateConnection;
-use shares::{Share, Shares};
 
 /// How long a new connection may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -154,9 +152,9 @@ impl Server {
     }
 
     fn admit(&self, peer: IpAddr) -> Result<Admitted, Crowded> {
-        let (max, each) = (self.connections_max, self.unheard.each);
+        let (max, each) = (self.connections_max, self.unheard.each());
         let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Crowded::All { max })?;
-        let unheard = self.unheard.take(peer).ok_or(Crowded::Unheard { each })?;
+        let unheard = self.unheard.take_peer(peer).ok_or(Crowded::Unheard { each })?;
         Ok(Admitted { permit, unheard })
     }
 
@@ -260,7 +258,7 @@ impl Server {
             }
         };
         let welcome = self.welcome(&hello)?;
-        let each = self.applications.each;
+        let each = self.applications.each();
         let share = self.applications.take(hello.application.instance).ok_or(HelloError::Share { each })?;
         outbound.push(Kind::Welcome as u8, |header| welcome.encode(header));
         outbound.flush().await.map_err(Ended::from)?;

@@ -226,10 +226,8 @@ impl Cursor {
         let left = self.source.length.saturating_sub(offset).min(u64::from(limit));
         let room = client.buffers.take(left as usize);
         let since = clock::now();
-        let worker = Arc::clone(self.copies.worker());
-        let Source { shuffle, generation, .. } = self.source;
-        let waited = Waited { client, worker: &worker, shuffle, generation };
-        let answer = waited.answer(connection, connection.call(request, frame, Some(room))).await.map_err(trouble)?;
+        let call = connection.call(request, frame, Some(room));
+        let answer = self.waited(client).answer(call).await.map_err(trouble)?;
         client.metrics.fetch_seconds.observe(clock::since(since).as_secs_f64());
         let senseless = |what: &str| Trouble::Senseless(format!("its worker's answer to a fetch {what}"));
         if answer.kind != Kind::Fetched as u8 {
@@ -258,15 +256,16 @@ impl Cursor {
         let request = connection.next_request();
         let open = Open { request, location: *location, seal: *seal, map_start: maps.start, map_end: maps.end };
         // A task of its own: what is opened for a reader that is gone meanwhile must be closed again.
-        let opening = task::spawn(open_stream(connection.clone(), open, *length, client.spawner.clone()));
-        let Source { shuffle, generation, .. } = self.source;
-        let waited = Waited { client, worker: self.copies.worker(), shuffle, generation };
-        let stream = waited
-            .answer(&connection, opening)
-            .await
-            .unwrap_or_else(|error| Err(Trouble::Senseless(error.to_string())))?;
+        let opening = task::spawn(open_stream(connection, open, *length, client.spawner.clone()));
+        let opened = self.waited(client).answer(opening).await;
+        let stream = opened.unwrap_or_else(|error| Err(Trouble::Senseless(error.to_string())))?;
         self.stream = Some(Arc::clone(&stream));
         Ok(stream)
+    }
+
+    fn waited<'a>(&'a self, client: &'a Inner) -> Waited<'a> {
+        let Source { shuffle, generation, .. } = self.source;
+        Waited { client, worker: self.copies.worker(), shuffle, generation }
     }
 
     /// Asks where the copies are now.

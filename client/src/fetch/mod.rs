@@ -42,13 +42,6 @@ const ROOM_WITHIN: Duration = Duration::from_secs(30);
 /// Reads of the same bytes of one copy whose checksums do not match, before they are lost.
 const CHECKSUM_TRIES: u32 = 3;
 
-fn verify(place: &Place, header: BatchHeader, stored: &[u8]) -> Result<(BatchHeader, Envelope), BatchError> {
-    if sabotage::is(Sabotage::ChecksumNotLookedAt) {
-        return Ok((header, Envelope::decode(&stored[HEADER_BYTES..])?));
-    }
-    batch::verify(place, stored)
-}
-
 /// A batch of whole units, in no particular order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -345,4 +338,11 @@ impl Reading {
         let lost = self.lost.iter().map(|(location, _)| *location).collect();
         plan.strike(client, lost).await
     }
+}
+
+fn verify(place: &Place, header: BatchHeader, stored: &[u8]) -> Result<(BatchHeader, Envelope), BatchError> {
+    if sabotage::is(Sabotage::ChecksumNotLookedAt) {
+        return Ok((header, Envelope::decode(&stored[HEADER_BYTES..])?));
+    }
+    batch::verify(place, stored)
 }

@@ -143,22 +143,22 @@ async fn push_to(
         });
         let count = fits.count().max(1);
         let after = rest.split_off(count);
-        refused.extend(push_request(shared, &connection, std::mem::replace(&mut rest, after)).await?);
+        let request = push_request(shared, (&worker, &connection), std::mem::replace(&mut rest, after));
+        refused.extend(request.await?);
     }
     Ok(refused)
 }
 
 async fn push_request(
     shared: &Arc<AttemptShared>,
-    connection: &Connection,
+    (worker, connection): (&v1::WorkerAddress, &Connection),
     batches: Vec<(Pending, Open)>,
 ) -> Result<Vec<(Pending, Status)>, PushError> {
     let request = connection.next_request();
     let since = clock::now();
-    let worker = batches.first().map(|(_, open)| Arc::clone(&open.worker)).unwrap_or_default();
     let (shuffle, generation) = (shared.id.shuffle, Generation(shared.id.generation));
-    let waited = Waited { client: &shared.client, worker: &worker, shuffle, generation };
-    let answer = waited.answer(connection, connection.call(request, frame(request, &batches), None)).await;
+    let waited = Waited { client: &shared.client, worker, shuffle, generation };
+    let answer = waited.answer(connection.call(request, frame(request, &batches), None)).await;
     shared.client.metrics.push_seconds.observe(clock::since(since).as_secs_f64());
     let statuses = match answer {
         Ok(answer) if answer.kind == Kind::PushReply as u8 => PushReply::decode(&answer.header).ok(),

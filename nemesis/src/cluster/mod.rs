@@ -9,7 +9,6 @@
 //!
 //! Owns who runs where with which settings, and what is asked of them. Does not own any fault.
 
-mod metrics;
 mod network;
 mod process;
 
@@ -18,12 +17,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mallorn_runtime::admin::page::Page;
 use mallorn_runtime::disk::Disk;
 use rustix::process::Signal;
 
 use crate::failure::{Failure, Witness, must, until};
 use crate::fault::Context;
-pub(crate) use metrics::Page;
 pub(crate) use network::{Network, PREFIX, Subnet, Way};
 pub(crate) use process::{Log, Process, Ready};
 
@@ -37,6 +36,8 @@ pub(crate) const MASTER_PORT: u16 = 9097;
 pub(crate) const CONTROL_PORT: u16 = 9101;
 pub(crate) const DATA_PORT: u16 = 9102;
 
+/// How long a process may take to show its metrics.
+const METRICS_WITHIN: Duration = Duration::from_secs(3);
 /// How long everything may take to be known to the master.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -300,7 +301,7 @@ impl Cluster {
     /// A number of a worker's metrics; `None` where it does not answer.
     pub(crate) async fn worker_metric(&self, worker: u8, name: &str, label: &str) -> Option<f64> {
         let admin = self.workers[usize::from(worker)].ready?.admin;
-        Some(Page::of(admin).await?.sum(&format!("mallorn_worker_{name}"), label))
+        Some(Page::of(admin, METRICS_WITHIN).await?.sum(&format!("mallorn_worker_{name}"), label))
     }
 
     /// The sum over all workers that answer.
@@ -314,7 +315,7 @@ impl Cluster {
 
     /// A number of the master's metrics.
     pub(crate) async fn master_metric(&self, name: &str, label: &str) -> Option<f64> {
-        Some(Page::of(self.master.ready?.admin).await?.sum(name, label))
+        Some(Page::of(self.master.ready?.admin, METRICS_WITHIN).await?.sum(name, label))
     }
 
     /// Waits until a number of the master's is as it should be; returns how long that took.
@@ -339,7 +340,7 @@ impl Cluster {
             let mut left = Vec::new();
             for node in self.workers.iter().filter(|node| node.process.is_some()) {
                 let Some(Ready { admin }) = node.ready else { continue };
-                let Some(page) = Page::of(admin).await else {
+                let Some(page) = Page::of(admin, METRICS_WITHIN).await else {
                     left.push(format!("{} does not answer", node.name));
                     continue;
                 };

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use mallorn_proto::batch::BatchHeader;
 use mallorn_proto::id::{Attempt, BatchId, MapId, SealId};
 use mallorn_proto::limits::{CHUNK_BYTES, CHUNKS_MAX};
-
 use mallorn_sabotage::{self as sabotage, Sabotage};
 
 use crate::record::EXTENTS_MAX;

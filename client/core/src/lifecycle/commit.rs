@@ -172,8 +172,8 @@ impl GenerationState {
                 }
                 EpochState::Fixed { seal, length } => {
                     let durability = needed(self.protection.durability, placed, index);
-                    let is_second = placed.first.worker != index;
-                    let seal = if is_second { second_seal(seal) } else { seal };
+                    let is_own = sabotage::is(Sabotage::SealOfItsOwnForEachCopy) && placed.first.worker != index;
+                    let seal = if is_own { SealId(seal.0 ^ 1) } else { seal };
                     found.seal.push(SealOffer { location, seal, length, durability });
                 }
                 EpochState::Open { .. } | EpochState::Replaced | EpochState::Abandoned => {}
@@ -445,11 +445,6 @@ impl GenerationState {
             self.locations.committing.insert(key);
         }
     }
-}
-
-/// The other copy's seal id: the same one.
-fn second_seal(SealId(seal): SealId) -> SealId {
-    SealId(seal ^ u64::from(sabotage::is(Sabotage::SealOfItsOwnForEachCopy)))
 }
 
 fn is_failed_at(placed: &PlacedEpoch, worker: WorkerIndex) -> bool {

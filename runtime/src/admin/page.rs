@@ -1,28 +1,32 @@
-//! Reads numbers from a process's metrics, over HTTP.
+//! Reads a process's metrics as its admin port shows them: for programs that watch others.
+//!
+//! Owns the request, its bounds, and the sums. Does not own what is done with them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mallorn_runtime::clock;
-use mallorn_runtime::net::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const WITHIN: Duration = Duration::from_secs(3);
+use crate::clock;
+use crate::net::Stream;
+
 /// Most that is read of an answer.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A page of metrics.
 #[derive(Clone, Debug)]
-pub(crate) struct Page(String);
+pub struct Page(String);
 
 impl Page {
-    /// The present one; `None` where nobody answers.
-    pub(crate) async fn of(admin: SocketAddr) -> Option<Self> {
-        clock::timeout(WITHIN, get(admin)).await.ok()?.ok().map(Self)
+    /// The present one; `None` where nobody answers within that time.
+    pub async fn of(admin: SocketAddr, within: Duration) -> Option<Self> {
+        clock::timeout(within, get(admin, within)).await.ok()?.ok().map(Self)
     }
 
-    /// The sum of a metric over all its labels, or over those with this text in them, such as `state="lost"`.
-    pub(crate) fn sum(&self, name: &str, label: &str) -> f64 {
+    /// The sum of a metric over all its labels, or over those with this text in them, such as `state="lost"`; 0 where it is
+    /// not there.
+    #[must_use]
+    pub fn sum(&self, name: &str, label: &str) -> f64 {
         let value = |line: &str| {
             let rest = line.strip_prefix(name)?;
             if !rest.starts_with(['{', ' ']) || !rest.contains(label) {
@@ -34,9 +38,9 @@ impl Page {
     }
 }
 
-async fn get(admin: SocketAddr) -> std::io::Result<String> {
-    let mut stream = Stream::connect(&admin.to_string(), WITHIN).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: nemesis\r\nConnection: close\r\n\r\n").await?;
+async fn get(admin: SocketAddr, within: Duration) -> std::io::Result<String> {
+    let mut stream = Stream::connect(&admin.to_string(), within).await?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await?;
     let mut text = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut text).await?;
     Ok(String::from_utf8_lossy(&text).into_owned())
